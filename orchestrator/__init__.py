@@ -1,0 +1,1 @@
+"""Studies: from one YAML file to scaling curves, over Ray, MLflow and pandas."""

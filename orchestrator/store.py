@@ -1,0 +1,205 @@
+"""The layout of the store, atomic writes, and the lease of a live driver. The store is the only truth about runs.
+
+    runs/<run_id>/       config.json, metrics-<attempt>.jsonl, checkpoints/, model.safetensors, failure.json | result.json
+    studies/<name>/      plan.json, bundles/<id>.json, lease.json, stop.json, tracking.json, results.csv, report.html
+    data/<dataset>/      generated datasets
+    mlflow.db            tracking
+
+`result.json`, written last and in one step, is the done mark. A run_id means the same result in every study.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vitmodel.config import UserError
+
+LEASE_SECONDS = 60.0  # a lease not renewed for this long belongs to a dead driver
+FREE_BYTES = 64 * 2**20  # less than this and nothing is started
+
+
+class State(StrEnum):
+    """State of a run."""
+
+    PLANNED = "PLANNED"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+    DIVERGED = "DIVERGED"
+    STALLED = "STALLED"
+    SKIPPED = "SKIPPED"
+    BUDGET = "BUDGET"
+
+
+class LeaseHeld(Exception):
+    """Another live driver holds the study."""
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace a file in one step: readers see the old or the new content, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with partial.open("w") as file:
+        json.dump(data, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or None where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run left, None before that."""
+        found: dict[str, Any] | None = read_json(self.path / "result.json")
+        return found
+
+    def failure(self) -> dict[str, Any] | None:
+        """Why the last attempt ended without a result."""
+        found: dict[str, Any] | None = read_json(self.path / "failure.json")
+        return found
+
+    def state(self) -> State:
+        """DONE, the state of its failure, RUNNING once begun, else PLANNED."""
+        if (self.path / "result.json").exists():
+            return State.DONE
+        if failure := self.failure():
+            return State(failure["state"])
+        return State.RUNNING if self.attempts() else State.PLANNED
+
+    def attempts(self) -> int:
+        """How often the run was begun."""
+        return len(self.metrics_files())
+
+    def metrics_files(self) -> list[Path]:
+        """One append-only file an attempt, in order."""
+        return sorted(self.path.glob("metrics-*.jsonl"))
+
+    def begin(self, config: dict[str, Any]) -> Path:
+        """Start an attempt: its configuration is written, its metrics file returned."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "config.json", config)
+        (self.path / "failure.json").unlink(missing_ok=True)
+        metrics = self.path / f"metrics-{self.attempts():03d}.jsonl"
+        metrics.touch()
+        return metrics
+
+    def fail(self, state: State, reason: str) -> None:
+        """Record why there is no result. A finished run is never overwritten."""
+        if not (self.path / "result.json").exists():
+            write_json(self.path / "failure.json", {"state": state, "reason": reason, "time": time.time()})
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """The done mark."""
+        write_json(self.path / "result.json", result)
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Metrics of all attempts as one curve: a later attempt replaces what it did again."""
+        parts = [list(_json_lines(path)) for path in self.metrics_files()]
+        for number, part in enumerate(parts):
+            later = [p[0]["step"] for p in parts[number + 1 :] if p]
+            yield from (entry for entry in part if not later or entry["step"] < min(later))
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # the last line of a killed writer
+            return
+
+
+@dataclass(frozen=True)
+class Store:
+    """A storage folder."""
+
+    root: Path
+
+    def run(self, run_id: str) -> RunFolder:
+        return RunFolder(self.root / "runs" / run_id)
+
+    def study(self, name: str) -> Path:
+        return self.root / "studies" / name
+
+    def plan(self, name: str) -> dict[str, Any] | None:
+        """The last plan of a study that was started here."""
+        found: dict[str, Any] | None = read_json(self.study(name) / "plan.json")
+        return found
+
+    def check_writable(self) -> None:
+        """Raise UserError where nothing could be written: found before training, not after it."""
+        probe = self.root / f".probe-{uuid.uuid4().hex[:8]}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x" * 4096)
+            free = os.statvfs(self.root).f_bavail * os.statvfs(self.root).f_frsize
+        except OSError as error:
+            raise UserError(f"storage folder cannot be written: {error.strerror}", file=str(self.root), field="storage.path") from None
+        finally:
+            probe.unlink(missing_ok=True)
+        if free < FREE_BYTES:
+            raise UserError(f"storage has {free >> 20} MiB left", file=str(self.root), field="storage.path", allowed="64 MiB or more")
+
+
+class Lease:
+    """The right to drive a study: one live driver at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lease.json"
+        self.token = uuid.uuid4().hex
+
+    def take(self) -> None:
+        """Take the lease, over a dead driver's if need be. Raises LeaseHeld."""
+        held = read_json(self.path)
+        if held and _alive(held):
+            raise LeaseHeld(f"driver {held['pid']} on {held['host']} is at it (lease {self.path})")
+        self.renew()
+        time.sleep(0.05)  # of two that took it at once, the later writer stays
+        if read_json(self.path)["token"] != self.token:
+            raise LeaseHeld("another driver started at the same moment")
+
+    def renew(self) -> None:
+        """Heartbeat."""
+        write_json(self.path, {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
+
+    def release(self) -> None:
+        held = read_json(self.path)
+        if held and held["token"] == self.token:
+            self.path.unlink(missing_ok=True)
+
+
+def _alive(held: dict[str, Any]) -> bool:
+    if held["host"] != socket.gethostname():
+        return time.time() - float(held["time"]) < LEASE_SECONDS
+    try:
+        os.kill(int(held["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return time.time() - float(held["time"]) < LEASE_SECONDS

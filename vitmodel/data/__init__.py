@@ -1,0 +1,1 @@
+"""Datasets as WebDataset shards: sources, packing, index, order, reading, augmentation."""

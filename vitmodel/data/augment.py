@@ -1,0 +1,59 @@
+"""Augmentation of whole batches on the device. What happens to a sample is a function of (seed, epoch, sample) alone,
+so it survives a resume and a change of workers.
+
+Shapes: B batch, S resolution in pixels per side.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitmodel.data.order import Batch, hash_uint64
+
+_PURPOSE = 77
+SHIFT_FRACTION = 0.125  # of the image's side, as 4 pixels of 32 (He et al. 2016, section 4.2)
+AREA, RATIO = (0.05, 1.0), (3 / 4, 4 / 3)  # Inception crop (Szegedy et al. 2015; the ViT code's area range)
+
+
+def normalise(images_BSS3: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """uint8 images to float (B, 3, S, S) in [-1, 1], the scaling of the ViT and BiT papers."""
+    pixels = torch.from_numpy(images_BSS3).to(device, non_blocking=True)
+    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def augment(images_B3SS: Tensor, batch: Batch, seed: int, kind: str, flip: bool) -> Tensor:
+    """Randomly crop or shift, and flip, each image by its own numbers. `none` without flip returns the input."""
+    if kind == "none" and not flip:
+        return images_B3SS
+    draws = _uniform(batch, seed, 5)
+    mirror = np.where(draws[:, 4] < 0.5, -1.0, 1.0) if flip else np.ones(len(draws))
+    if kind == "shift":
+        width = height = np.ones(len(draws))
+        x, y = ((draws[:, i] * 2 - 1) * 2 * SHIFT_FRACTION for i in (0, 1))
+    elif kind == "inception":
+        width, height = _inception_box(draws)
+        x, y = ((draws[:, i] * 2 - 1) * (1 - side) for i, side in ((0, width), (1, height)))
+    else:
+        width = height = np.ones(len(draws))
+        x = y = np.zeros(len(draws))
+    zero = np.zeros(len(draws))
+    maps = np.stack([np.stack([width * mirror, zero, x], -1), np.stack([zero, height, y], -1)], 1)
+    theta = torch.from_numpy(maps).to(images_B3SS)
+    grid = F.affine_grid(theta, list(images_B3SS.shape), align_corners=False)
+    return F.grid_sample(images_B3SS, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _uniform(batch: Batch, seed: int, count: int) -> NDArray[np.float64]:
+    keys = hash_uint64(seed, _PURPOSE, batch.epochs[:, None], batch.samples[:, None], np.arange(count))
+    return keys.astype(np.float64) / 2.0**64
+
+
+def _inception_box(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Width and height, as fractions of the image, of a box of random area and aspect."""
+    area = AREA[0] + draws[:, 2] * (AREA[1] - AREA[0])
+    ratio = np.exp(np.log(RATIO[0]) + draws[:, 3] * (np.log(RATIO[1]) - np.log(RATIO[0])))
+    return np.minimum(1.0, np.sqrt(area * ratio)), np.minimum(1.0, np.sqrt(area / ratio))

@@ -1,0 +1,63 @@
+"""Configurations of datasets that are made here, and their identity, known before they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import Field
+
+from vitmodel.config import Frozen
+
+GENERATOR_VERSION = 1  # raise it when the same configuration would give other bytes
+DIGITS_PER_CLASS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)  # scikit-learn's load_digits
+
+
+class FractalConfig(Frozen):
+    """Images of iterated function systems, as in FractalDB (Kataoka et al. 2020, section 3): a class is a system,
+    its images are drawn by perturbing the system's parameters."""
+
+    generate: Literal["fractals"]
+    classes: int = Field(gt=1, le=100_000)
+    train: int = Field(gt=0)
+    val: int = Field(gt=0)
+    image_size: int = Field(default=32, ge=8, le=512)
+    variation: float = Field(default=0.2, ge=0, le=0.5)  # each parameter is scaled by 1 +- this (FractalDB: 0.2)
+    points: int = Field(default=1536, ge=64)
+    seed: int = 0
+
+
+class DigitsConfig(Frozen):
+    """scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998, UCI), real 8 x 8 images, enlarged."""
+
+    generate: Literal["digits"]
+    image_size: int = Field(default=32, ge=8, le=512)
+    train_fraction: float = Field(default=0.6, gt=0, lt=1)
+    seed: int = 0
+
+
+GeneratedConfig = FractalConfig | DigitsConfig
+
+
+def identity(config: GeneratedConfig) -> str:
+    """Identity of a generated dataset: equal for equal bytes, because generators are deterministic."""
+    text = json.dumps({"version": GENERATOR_VERSION, **config.model_dump()}, sort_keys=True)
+    return "generated-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def train_samples(config: GeneratedConfig) -> int:
+    """Images in the train split."""
+    if isinstance(config, FractalConfig):
+        return config.train
+    return sum(int(config.train_fraction * count) for count in DIGITS_PER_CLASS)
+
+
+def classes(config: GeneratedConfig) -> int:
+    """Number of classes."""
+    return config.classes if isinstance(config, FractalConfig) else len(DIGITS_PER_CLASS)
+
+
+def eval_split(config: GeneratedConfig) -> str:
+    """The split that runs are evaluated on."""
+    return "val" if isinstance(config, FractalConfig) else "test"

@@ -1,0 +1,71 @@
+"""`index.json`: what a dataset of WebDataset shards contains. Reads JSON and file sizes only, so that planning can ask it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from vitmodel.config import Frozen, UserError
+
+INDEX_FILE = "index.json"
+
+
+class Shard(Frozen):
+    """One tar file. `members` names the array file with the place of every sample in it."""
+
+    name: str
+    members: str
+    samples: int = Field(gt=0)
+    bytes: int = Field(gt=0)
+    sha256: str
+
+
+class Split(Frozen):
+    """The shards of one split in their one order, and the images per class."""
+
+    shards: tuple[Shard, ...]
+    histogram: tuple[int, ...]
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+
+class DatasetIndex(Frozen):
+    """A packed dataset: its identity, classes and splits, and where it came from."""
+
+    format: int = 1
+    name: str
+    identity: str
+    classes: int = Field(gt=1)
+    image_size: int | None  # pixels per side where all images are equal squares
+    source: str
+    licence: str
+    splits: dict[str, Split]
+
+
+def load_index(root: Path) -> DatasetIndex:
+    """Read and check a dataset's index. Raises UserError where it is missing, unreadable, or older than its shards."""
+    path = root / INDEX_FILE
+    try:
+        index = DatasetIndex.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise UserError("no dataset here: index.json is missing", file=str(root), allowed="a folder made by `vitscale data pack`") from None
+    except ValidationError as error:
+        raise UserError(f"unreadable index: {error.errors()[0]['msg']}", file=str(path)) from None
+    for split in index.splits.values():
+        for shard in split.shards:
+            _check_shard(root, shard)
+    return index
+
+
+def _check_shard(root: Path, shard: Shard) -> None:
+    tar = root / shard.name
+    if not tar.is_file() or not (root / shard.members).is_file():
+        raise UserError(f"stale index: {shard.name} or its member list is missing", file=str(root / INDEX_FILE))
+    if (size := tar.stat().st_size) != shard.bytes:
+        raise UserError(
+            f"stale index: {shard.name} has {size} bytes, the index says {shard.bytes}; pack the dataset again",
+            file=str(root / INDEX_FILE),
+        )

@@ -1,0 +1,159 @@
+"""What can be packed: a source knows its labels at once and encodes any of its images on demand.
+
+An image depends only on the source's configuration and its own number, so packing may run in any number of
+processes and a dataset of the same configuration is the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitmodel.data.generated import DigitsConfig, FractalConfig
+from vitmodel.data.order import hash_uint64, permutation
+
+Array = NDArray[np.float64]
+
+
+class Source(NamedTuple):
+    """Labels of every split, and a function from (split, sample numbers) to encoded PNG files."""
+
+    classes: int
+    image_size: int
+    labels: dict[str, NDArray[np.int64]]
+    encode: Callable[[str, NDArray[np.int64]], list[bytes]]
+    source: str
+    licence: str
+
+
+def open_source(config: FractalConfig | DigitsConfig) -> Source:
+    """The source behind a configuration."""
+    return _fractals(config) if isinstance(config, FractalConfig) else _digits(config)
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A grey or RGB image as PNG, lightly compressed (decoding speed matters more than size)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+# --- fractals -------------------------------------------------------------------------------------------------
+
+_WALKERS = 64  # points that play the chaos game side by side
+_BURN_IN = 12
+_MAX_MAPS = 6
+
+
+class Systems(NamedTuple):
+    """K iterated function systems: maps x -> Ax + b, unused ones at probability 0."""
+
+    matrices: Array  # K, maps, 2, 2
+    offsets: Array  # K, maps, 2
+    probabilities: Array  # K, maps
+
+
+def _fractals(config: FractalConfig) -> Source:
+    systems = _draw_systems(config)
+    labels = {split: np.arange(count) % config.classes for split, count in (("train", config.train), ("val", config.val))}
+
+    def encode(split: str, numbers: NDArray[np.int64]) -> list[bytes]:
+        images = _render(config, systems, labels[split][numbers], split, numbers)
+        return [encode_png(image) for image in images]
+
+    text = f"iterated function systems, {config.classes} classes (method: FractalDB, Kataoka et al. 2020)"
+    return Source(config.classes, config.image_size, labels, encode, text, "generated; free of rights")
+
+
+def _uniform(shape: tuple[int, ...], *key: int | NDArray[np.int64]) -> Array:
+    """Uniform numbers in [0, 1) as a function of the key (arrays in the key lead the shape)."""
+    cells = np.arange(int(np.prod(shape))).reshape(shape)
+    lead = [np.reshape(part, np.shape(part) + (1,) * len(shape)) for part in key]
+    return hash_uint64(*lead, cells).astype(np.float64) / 2.0**64
+
+
+def _rotation(angles: Array) -> Array:
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+
+
+def _draw_systems(config: FractalConfig) -> Systems:
+    """Contracting systems, drawn through their singular values so that none diverges (Anderson and Farrell 2022)."""
+    classes, seed = np.arange(config.classes), config.seed
+    count = 2 + (_uniform((1,), seed, 1, classes) * (_MAX_MAPS - 1)).astype(int)  # 2 to 6 maps
+    used = np.arange(_MAX_MAPS) < count
+    angles = _uniform((_MAX_MAPS, 2), seed, 2, classes) * 2 * np.pi
+    scales = 0.25 + 0.55 * _uniform((_MAX_MAPS, 2), seed, 3, classes)
+    signs = np.where(_uniform((_MAX_MAPS, 2), seed, 4, classes) < 0.5, -1.0, 1.0)
+    matrices = _rotation(angles[..., 0]) * (scales * signs)[..., None, :] @ _rotation(angles[..., 1])
+    offsets = 2 * _uniform((_MAX_MAPS, 2), seed, 5, classes) - 1
+    weights = np.where(used, np.abs(np.linalg.det(matrices)) + 0.02, 0.0)
+    return Systems(matrices, offsets, weights / weights.sum(-1, keepdims=True))
+
+
+def _render(
+    config: FractalConfig, systems: Systems, labels: NDArray[np.int64], split: str, numbers: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Draw one perturbed instance for each label: uint8 images (n, S, S)."""
+    key = (config.seed, 10 + (split == "val"), numbers)
+    size = config.image_size
+    scale = 1 + config.variation * (2 * _uniform((_MAX_MAPS, 6), *key) - 1)
+    matrices = systems.matrices[labels] * scale[..., :4].reshape(-1, _MAX_MAPS, 2, 2)
+    offsets = systems.offsets[labels] * scale[..., 4:]
+    points = _play(config, matrices, offsets, systems.probabilities[labels], key)
+    low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
+    cells = np.clip((points - low) / (high - low + 1e-9) * (size - 2) + 1, 0, size - 1).astype(int)
+    flat = np.arange(len(labels))[:, None] * size**2 + cells[..., 0] * size + cells[..., 1]
+    density = np.bincount(flat.ravel(), minlength=len(labels) * size**2).reshape(-1, size, size)
+    light = np.log1p(density) / np.log1p(density.max(axis=(1, 2), keepdims=True))
+    return (255 * light).astype(np.uint8)
+
+
+def _play(config: FractalConfig, matrices: Array, offsets: Array, probabilities: Array, key: tuple[object, ...]) -> Array:
+    """The chaos game: points (n, points, 2) on the attractor of each of n systems."""
+    seed, purpose, numbers = key
+    n, steps = len(matrices), config.points // _WALKERS + _BURN_IN
+    cumulative = probabilities.cumsum(-1)
+    rows = np.arange(n)[:, None]
+    x = np.zeros((n, _WALKERS, 2))
+    visited = []
+    for step in range(steps):
+        draw = _uniform((_WALKERS,), seed, purpose, numbers, 7, step)  # type: ignore[arg-type]
+        chosen = (draw[..., None] > cumulative[:, None, :]).sum(-1).clip(max=_MAX_MAPS - 1)
+        A = matrices[rows, chosen]
+        x = A[..., 0] * x[..., :1] + A[..., 1] * x[..., 1:] + offsets[rows, chosen]
+        if step >= _BURN_IN:
+            visited.append(x)
+    return np.clip(np.concatenate(visited, axis=1), -1e6, 1e6)
+
+
+# --- digits ---------------------------------------------------------------------------------------------------
+
+
+def _digits(config: DigitsConfig) -> Source:
+    from sklearn.datasets import load_digits
+
+    images, targets = load_digits(return_X_y=True)
+    pixels = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    shuffled = permutation(len(targets), config.seed)
+    rank = np.empty(len(targets), dtype=np.int64)  # place of each image within its class, in shuffled order
+    for digit in range(10):
+        members = shuffled[targets[shuffled] == digit]
+        rank[members] = np.arange(len(members))
+    per_class = np.bincount(targets)
+    in_train = rank < np.floor(config.train_fraction * per_class)[targets]
+    members = {"train": np.flatnonzero(in_train), "test": np.flatnonzero(~in_train)}
+
+    def encode(split: str, numbers: NDArray[np.int64]) -> list[bytes]:
+        size = (config.image_size, config.image_size)
+        enlarged = (Image.fromarray(pixels[i]).resize(size, Image.Resampling.BICUBIC) for i in members[split][numbers])
+        return [encode_png(np.asarray(image)) for image in enlarged]
+
+    labels = {split: targets[rows].astype(np.int64) for split, rows in members.items()}
+    text = "scikit-learn's handwritten digits (UCI ML repository, Alpaydin and Kaynak 1998)"
+    return Source(10, config.image_size, labels, encode, text, "CC BY 4.0")

@@ -1,0 +1,74 @@
+"""Named recipes, each with its source. A study may override single keys of a preset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitmodel.config import Recipe, ResNetConfig, UserError, ViTConfig, suggest
+
+# ViT paper, Table 3: peak learning rate on JFT-300M. All: batch 4096, 10k warm-up steps, linear decay, Adam
+# (0.9, 0.999), weight decay 0.1, no dropout, 224 px.
+JFT_LEARNING_RATES: dict[str, float] = {
+    "B/16": 8e-4,
+    "B/32": 8e-4,
+    "L/32": 6e-4,
+    "L/16": 4e-4,
+    "H/14": 3e-4,
+    "R50x1": 1e-3,
+    "R50x2": 1e-3,
+    "R101x1": 8e-4,
+    "R152x1": 6e-4,
+    "R152x2": 6e-4,
+}
+# R200x3 is in the paper's Table 6 but not in its Table 3: the rate of the next smaller ResNet.
+JFT_LEARNING_RATES["R200x3"] = 6e-4
+
+_PAPER: dict[str, Any] = {"optimizer": "adamw", "batch_size": 4096, "warmup": 10_000, "augment": "inception", "flip": True}
+
+# For images of 32 pixels and models under a million parameters. Chosen by measurement: docs/recipes.md.
+_MICRO: dict[str, Any] = {"optimizer": "adamw", "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.05, "grad_clip": 1.0}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "micro_vit": {**_MICRO, "lr": 2e-3, "batch_size": 128},
+    "micro_resnet": {**_MICRO, "lr": 3e-3, "batch_size": 128},
+    "micro_vit_finetune": {**_MICRO, "lr": 2e-3, "batch_size": 64, "weight_decay": 0.0},
+    "micro_resnet_finetune": {**_MICRO, "lr": 3e-3, "batch_size": 64, "weight_decay": 0.0},
+    # ViT paper, Table 3, rows JFT-300M; the learning rate is the model's own.
+    "vit_paper_jft": {**_PAPER, "schedule": "linear", "weight_decay": 0.1},
+    # ViT paper, Table 3, rows ImageNet-21k.
+    "vit_paper_i21k": {**_PAPER, "lr": 1e-3, "schedule": "linear", "weight_decay": 0.03, "dropout": 0.1},
+    # ViT paper, Table 3, row ImageNet.
+    "vit_paper_imagenet": {
+        **_PAPER,
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "weight_decay": 0.3,
+        "dropout": 0.1,
+        "grad_clip": 1.0,
+    },
+    # ViT paper, Table 4: momentum 0.9, no weight decay; the rate is the middle of its sweep.
+    "vit_finetune": {
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "batch_size": 512,
+        "schedule": "cosine",
+        "warmup": 500,
+        "grad_clip": 1.0,
+        "augment": "inception",
+        "flip": True,
+    },
+}
+
+
+def resolve_recipe(preset: str, model: ViTConfig | ResNetConfig, overrides: dict[str, Any]) -> Recipe:
+    """A preset for one model, with a study's overrides on top. Raises UserError for an unknown name or a missing rate."""
+    if preset not in PRESETS:
+        raise UserError(f"unknown recipe {preset!r}{suggest(preset, list(PRESETS))}", allowed=", ".join(PRESETS))
+    keys = {**PRESETS[preset], **overrides}
+    if "lr" not in keys:
+        if model.variant not in JFT_LEARNING_RATES:
+            raise UserError(
+                f"recipe {preset} has no learning rate for {model.variant}: give lr", allowed=", ".join(JFT_LEARNING_RATES)
+            )
+        keys["lr"] = JFT_LEARNING_RATES[model.variant]
+    return Recipe(preset=preset, **keys)

@@ -1,0 +1,99 @@
+"""DeepSpeed's engine around a module: optimizer, ZeRO stage, precision, clipping. One configuration for CPU and GPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vitmodel.config import Recipe
+
+
+def device() -> torch.device:
+    """The accelerator of this process, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed, quiet, and without its just-in-time compilation on a CPU (nothing here may need a compiler)."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def ensure_process_group() -> tuple[int, int]:
+    """(rank, world size); starts a group from torchrun's environment, or of this process alone, where none runs yet."""
+    if not dist.is_initialized():
+        alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        for name, value in alone.items():
+            os.environ.setdefault(name, value)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def resolve_precision(recipe: Recipe) -> str:
+    """`auto` is bf16 on an accelerator and fp32 on a CPU."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bf16" if torch.cuda.is_available() else "fp32"
+
+
+def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Decay on matrices and kernels only: never on biases, norms, class tokens or position embeddings."""
+    decayed, free = [], []
+    for name, parameter in module.named_parameters():
+        (free if parameter.ndim <= 1 or name in ("pos_embed", "cls_token") else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), fused=True)
+
+
+def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers: int, zero_stage: int) -> Any:
+    """The DeepSpeed engine whose accumulated step is exactly the recipe's global batch."""
+    if recipe.batch_size % (micro_batch * workers):
+        raise ValueError(f"micro-batch {micro_batch} x {workers} workers does not divide batch {recipe.batch_size}")
+    settings = {
+        "train_batch_size": recipe.batch_size,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_clipping": recipe.grad_clip,
+        "zero_optimization": {"stage": zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": resolve_precision(recipe) == "bf16"},
+        "steps_per_print": 10**9,
+    }
+    deepspeed = import_deepspeed()
+    module = module.to(device())
+    return deepspeed.initialize(model=module, optimizer=make_optimizer(module, recipe), config=settings)[0]
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """The learning rate of the next step, for all parameters."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def full_weights(engine: Any) -> dict[str, Tensor]:
+    """All weights in fp32 on the CPU, gathered from wherever ZeRO keeps them. Collective: every worker calls it."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    sharded = engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled()
+    weights: dict[str, Tensor] = dict(engine.module.named_buffers())
+    for name, parameter in engine.module.named_parameters():
+        value = safe_get_full_fp32_param(parameter) if sharded else parameter
+        weights[name] = cast(Tensor, value).detach().float().cpu()
+    return weights

@@ -1,0 +1,135 @@
+"""One run from configuration to result: build, load, train or probe, evaluate, leave weights. Works without Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vitmodel.config import RunConfig
+from vitmodel.data.reader import Dataset
+from vitmodel.flops import TRAIN_FACTOR, forward_flops
+from vitmodel.models.build import build
+from vitmodel.models.weights import load_for_transfer, save_weights
+from vitmodel.training import checkpoint
+from vitmodel.training.engine import device, ensure_process_group, full_weights, make_engine, resolve_precision
+from vitmodel.training.evaluate import evaluate, features
+from vitmodel.training.loop import Metrics, TrainJob, train
+from vitmodel.training.probe import LinearProbe, first_shots
+
+WEIGHTS_FILE = "model.safetensors"
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Where a run works and with what: nothing here changes its result."""
+
+    folder: Path
+    data_root: Path
+    parent_weights: Path | None = None
+    micro_batch: int = 1
+    zero_stage: int = 0
+    activation_checkpointing: bool = False
+    checkpoint_seconds: float = 600.0
+    report: Callable[[Metrics], None] = field(default=lambda metrics: None)
+
+
+def execute(config: RunConfig, context: Context) -> Metrics:
+    """Do the run and return its final metrics. Collective over the process group; worker 0 writes the weights.
+
+    Raises Diverged, UserError for data or weights that do not fit.
+    """
+    worker, workers = ensure_process_group()
+    started = time.perf_counter()
+    metrics = _probe(config, context) if config.phase == "probe" else _train(config, context, worker, workers)
+    return {**metrics, "time/run_seconds": time.perf_counter() - started}
+
+
+def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Metrics:
+    assert config.recipe is not None
+    module = build(config.model, config.image_size, config.classes, dropout=config.recipe.dropout, seed=config.seed)
+    if context.parent_weights is not None:
+        load_for_transfer(module, context.parent_weights)
+    module.activation_checkpointing = context.activation_checkpointing
+    dataset = Dataset(context.data_root, "train", config.image_size, config.data.size)
+    engine = make_engine(
+        module, config.recipe, micro_batch=context.micro_batch, workers=workers, zero_stage=context.zero_stage
+    )
+    job = TrainJob(
+        recipe=config.recipe,
+        seed=config.seed,
+        steps=config.steps,
+        dataset=dataset,
+        lanes=config.data.lanes,
+        window=config.data.window,
+        worker=worker,
+        workers=workers,
+        micro_batch=context.micro_batch,
+        flops_per_image=TRAIN_FACTOR * forward_flops(config.model, config.image_size, config.classes),
+    )
+    start_step = checkpoint.resume(engine, context.folder / "checkpoints", worker=worker, workers=workers)
+    started = time.perf_counter()
+    train(job, engine, start_step=start_step, report=context.report, save=_saver(engine, context, worker, workers))
+    train_seconds = time.perf_counter() - started
+    if config.phase == "pretrain":
+        weights = full_weights(engine)
+        if worker == 0:
+            save_weights(weights, context.folder / WEIGHTS_FILE)
+    engine.eval()
+    precision = torch.bfloat16 if resolve_precision(config.recipe) == "bf16" else torch.float32
+    result = evaluate(
+        lambda images: engine(images.to(precision)),
+        Dataset(context.data_root, config.data.eval_split, config.image_size),
+        batch_size=EVAL_BATCH,
+        worker=worker,
+        workers=workers,
+    )
+    engine.destroy()
+    return {**result, "time/train_seconds": train_seconds, "start_step": start_step}
+
+
+def _saver(engine: object, context: Context, worker: int, workers: int) -> Callable[[int, bool], None]:
+    """`save(step, last)` that writes a checkpoint when the interval is over; worker 0's clock decides for all."""
+    clock = [time.monotonic()]
+
+    def save(step: int, last: bool) -> None:
+        due = torch.tensor(float(time.monotonic() - clock[0] >= context.checkpoint_seconds), device=device())
+        if workers > 1:
+            dist.broadcast(due, src=0)
+        if due and not last:
+            checkpoint.save_checkpoint(engine, context.folder / "checkpoints", step, worker=worker, workers=workers)
+            clock[0] = time.monotonic()
+
+    return save
+
+
+def _probe(config: RunConfig, context: Context) -> Metrics:
+    assert config.shots is not None and context.parent_weights is not None
+    worker, workers = dist.get_rank(), dist.get_world_size()
+    module = build(config.model, config.image_size, config.classes, seed=config.seed)
+    load_for_transfer(module, context.parent_weights)
+    module = module.to(device()).eval()
+    dataset = Dataset(context.data_root, "train", config.image_size, config.data.size)
+    shots = first_shots(dataset.labels, config.classes, config.shots)
+    probe = LinearProbe(
+        features(module.features, dataset, shots, batch_size=EVAL_BATCH), torch.from_numpy(dataset.labels[shots]), config.classes
+    )
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return probe(module.features(images).float().cpu()).to(device())
+
+    result = evaluate(
+        forward,
+        Dataset(context.data_root, config.data.eval_split, config.image_size),
+        batch_size=EVAL_BATCH,
+        worker=worker,
+        workers=workers,
+    )
+    return {"eval/top1": result["eval/top1"], "eval/samples": result["eval/samples"], "probe/penalty": probe.penalty}
