@@ -105,8 +105,16 @@ class RunFolder:
         write_json(self.path / "config.json", config)
         (self.path / "failure.json").unlink(missing_ok=True)
         metrics = self.path / f"metrics-{self.attempts():03d}.jsonl"
-        metrics.touch()
+        metrics.write_text(json.dumps({"begin": time.time()}) + "\n")
         return metrics
+
+    def spent_seconds(self) -> float:
+        """Time of all attempts so far, up to the last sign of life of each."""
+        spent = 0.0
+        for path in self.metrics_files():
+            entries = list(_json_lines(path))
+            spent += max(entry.get("time", 0.0) for entry in entries) - entries[0]["begin"] if len(entries) > 1 else 0.0
+        return spent
 
     def fail(self, state: State, reason: str) -> None:
         """Record why there is no result. A finished run is never overwritten."""
@@ -120,7 +128,7 @@ class RunFolder:
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Metrics of all attempts as one curve: a later attempt replaces what it did again."""
-        parts = [list(_json_lines(path)) for path in self.metrics_files()]
+        parts = [[entry for entry in _json_lines(path) if "step" in entry] for path in self.metrics_files()]
         for number, part in enumerate(parts):
             later = [p[0]["step"] for p in parts[number + 1 :] if p]
             yield from (entry for entry in part if not later or entry["step"] < min(later))

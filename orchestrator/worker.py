@@ -76,6 +76,7 @@ def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], worker:
     """Execute one run and leave its result or its failure."""
     folder, config = store.run(item["run_id"]), RunConfig.model_validate_json(json.dumps(item["config"]))
     report: Callable[[Metrics], None] = _ignore
+    earlier_seconds = folder.spent_seconds()
     if worker == 0:
         report = _reporter(folder.begin({"config": item["config"], "facts": item["facts"]}))
     try:
@@ -89,7 +90,7 @@ def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], worker:
             raise
     else:
         if worker == 0:
-            folder.finish(_result(item, folder, metrics, bundle))
+            folder.finish(_result(item, folder, metrics, bundle, earlier_seconds))
 
 
 def _ignore(metrics: Metrics) -> None:
@@ -117,9 +118,12 @@ def _reporter(path: Path) -> Callable[[Metrics], None]:
     return report
 
 
-def _result(item: dict[str, Any], folder: RunFolder, metrics: Metrics, bundle: dict[str, Any]) -> dict[str, Any]:
+def _result(
+    item: dict[str, Any], folder: RunFolder, metrics: Metrics, bundle: dict[str, Any], earlier_seconds: float
+) -> dict[str, Any]:
+    """What a finished run leaves. Hours count every attempt."""
     curve = list(folder.metrics())
-    seconds = metrics["time/run_seconds"]
+    seconds = earlier_seconds + metrics["time/run_seconds"]
     workers = dist.get_world_size()
     return {
         "run_id": item["run_id"],

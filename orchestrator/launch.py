@@ -1,0 +1,208 @@
+"""Plan to Ray Tune: one trial a bundle, one Ray Train worker group a trial.
+
+Concurrency is computed from the cluster's resources, because nothing in Ray refuses or queues worker groups that
+can never fit beside each other. Resume never goes through Tune's own state: a new Tuner gets what the store lacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator import budget
+from orchestrator.budget import Group
+from orchestrator.plan import Bundle, Cell, Plan, make_bundles, run_facts
+from orchestrator.spec import Study
+from orchestrator.store import State, Store, read_json, write_json
+from vitmodel.config import UserError
+
+# Read by Ray when it is imported; Tune and Train hand them on to trials, controllers and workers (docs/decisions.md).
+RAY_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+GROUP_TIMEOUT_SECONDS = 120  # of a collective that waits for a dead worker
+
+
+class NoCluster(Exception):
+    """The cluster never offered what a run needs."""
+
+
+def on_cluster() -> bool:
+    """Whether a cluster is named; else Ray is started here, for this study alone."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+@contextmanager
+def ray_session() -> Iterator[list[dict[str, float]]]:
+    """Connect to the cluster, or start one of this machine, and yield the resources of its live nodes."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not on_cluster():  # a private cluster, with its own token
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+
+    variables = {"RAY_TRAIN_METRICS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if not on_cluster():
+        settings |= {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    ray.init(runtime_env={"env_vars": variables}, **settings)
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def wait_for_room(plan: Plan, nodes: list[dict[str, float]], wait_minutes: float) -> list[dict[str, float]]:
+    """Nodes that can hold every run. Raises UserError at once where a fixed cluster cannot, NoCluster after waiting in vain."""
+    deadline = time.monotonic() + 60 * wait_minutes
+    while True:
+        try:
+            check_room(plan, nodes)
+            return nodes
+        except UserError as error:
+            if wait_minutes == 0:
+                raise
+            if time.monotonic() > deadline:
+                raise NoCluster(f"waited {wait_minutes:g} minutes: {error.message}") from None
+        time.sleep(5)
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_room(plan: Plan, nodes: list[dict[str, float]]) -> None:
+    """Raise UserError, naming the run, where all nodes together could not hold its worker group."""
+    for cell in plan.cells:
+        budget.check_fits(f"{cell.pretrain.run_id} ({cell.pretrain.label})", cell.pretrain.placement.group, nodes)
+
+
+def concurrency(cells: tuple[Cell, ...], study: Study, nodes: list[dict[str, float]]) -> dict[Group, int]:
+    """How many worker groups of each kind run side by side."""
+    limit = study.resources.max_concurrent
+    groups = {cell.pretrain.placement.group for cell in cells}
+    return {group: min(budget.slots(group, nodes), limit if isinstance(limit, int) else 10**6) for group in groups}
+
+
+def launch(study: Study, plan: Plan, cells: tuple[Cell, ...], store: Store, nodes: list[dict[str, float]]) -> None:
+    """Work through the given cells. Returns when every trial has ended, well or not: the store says how."""
+    from ray import tune
+
+    slots = concurrency(cells, study, nodes)
+    bundles = make_bundles(cells, slots, study.resources.bundle)
+    folder = store.study(study.name)
+    shutil.rmtree(folder / "bundles", ignore_errors=True)
+    for bundle in bundles:
+        write_json(folder / "bundles" / f"{bundle.bundle_id}.json", bundle_payload(study, plan, bundle, store))
+    scratch = store.root / "ray" / f"{study.name}-{time.time_ns()}"
+    tuner = tune.Tuner(
+        tune.with_resources(trial, {"memory": 1}),  # a byte: any CPU it held would be missing for the workers
+        param_space={
+            "payload": tune.grid_search([str(folder / "bundles" / f"{bundle.bundle_id}.json") for bundle in bundles]),
+            "scratch": str(scratch),
+        },
+        tune_config=tune.TuneConfig(max_concurrent_trials=max(1, min(slots.values())), reuse_actors=True),
+        run_config=tune.RunConfig(name="tune", storage_path=str(scratch), verbose=0),
+    )
+    try:
+        results = tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for error in results.errors:
+        logging.getLogger(__name__).error("bundle ended early: %s", str(error).strip().splitlines()[-1])
+    mark_unfinished(cells, store)
+
+
+def trial(config: dict[str, Any]) -> dict[str, Any]:
+    """One Tune trial: the worker group of one bundle, started again after its workers die."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from orchestrator.worker import work
+
+    payload = read_json(Path(config["payload"]))
+    uses_gpu = payload["gpus_per_worker"] > 0
+    result = TorchTrainer(
+        work,
+        train_loop_config=payload,
+        torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo", timeout_s=GROUP_TIMEOUT_SECONDS),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=payload["workers"],
+            use_gpu=uses_gpu,
+            resources_per_worker={
+                "CPU": payload["cpus_per_worker"],
+                **({"GPU": payload["gpus_per_worker"]} if uses_gpu else {}),
+            },
+        ),
+        run_config=ray.train.RunConfig(
+            name=Path(config["payload"]).stem,
+            storage_path=config["scratch"],
+            failure_config=ray.train.FailureConfig(max_failures=payload["group_failures"]),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    ).fit()
+    return {"executed": result.return_value}
+
+
+def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> dict[str, Any]:
+    """All that a worker group needs to know, as plain data."""
+    runs = [run for cell in bundle.cells for run in cell.runs]
+    group = bundle.group
+    return {
+        "study": study.name,
+        "storage": str(store.root),
+        "workers": group.workers,
+        "cpus_per_worker": group.cpus_per_worker,
+        "gpus_per_worker": group.gpus_per_worker,
+        "zero_stage": group.zero_stage,
+        "peak_flops": budget.device_of(study.resources).peak_flops,
+        "retries": study.on_failure.retries,
+        "group_failures": (study.on_failure.retries + 1) * len(runs),
+        "checkpoint_seconds": 60 * study.resources.checkpoint_minutes,
+        "git": git_state(),
+        "first_attempts": {run.run_id: store.run(run.run_id).attempts() for run in runs},
+        "runs": [
+            {
+                "run_id": run.run_id,
+                "config": run.config.model_dump(mode="json"),
+                "facts": run_facts(run),
+                "data_root": plan.datasets[run.dataset],
+            }
+            for run in runs
+        ],
+    }
+
+
+def mark_unfinished(cells: tuple[Cell, ...], store: Store) -> None:
+    """Give every run without a result or a cause a cause: nothing stays RUNNING."""
+    for cell in cells:
+        for run in cell.runs:
+            folder = store.run(run.run_id)
+            if folder.state() in (State.PLANNED, State.RUNNING):
+                folder.path.mkdir(parents=True, exist_ok=True)
+                folder.fail(State.FAILED, "its worker group ended before it was done")
+
+
+def git_state() -> str:
+    """Commit of the code that runs, marked where the tree has changes; empty outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip()
