@@ -27,9 +27,9 @@ class Device:
     name: str
     peak_flops: float
     memory_bytes: float
-    vit_utilisation: float
-    resnet_utilisation: float
-    step_seconds: float
+    vit_utilisation: float = 0.4
+    resnet_utilisation: float = 0.25
+    step_seconds: float = 0.01
     is_gpu: bool = True
 
 
@@ -37,15 +37,20 @@ DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
         Device(
-            name="cpu", peak_flops=1.0e11, memory_bytes=4 * 2**30, vit_utilisation=0.35, resnet_utilisation=0.25,
-            step_seconds=0.004, is_gpu=False,
+            name="cpu",
+            peak_flops=1.0e11,
+            memory_bytes=4 * 2**30,
+            vit_utilisation=0.35,
+            resnet_utilisation=0.35,
+            step_seconds=0.004,
+            is_gpu=False,
         ),
-        Device(name="a100", peak_flops=312e12, memory_bytes=80e9, vit_utilisation=0.45, resnet_utilisation=0.3, step_seconds=0.01),
-        Device(name="h100", peak_flops=989e12, memory_bytes=80e9, vit_utilisation=0.4, resnet_utilisation=0.25, step_seconds=0.01),
-        Device(name="h200", peak_flops=989e12, memory_bytes=141e9, vit_utilisation=0.4, resnet_utilisation=0.25, step_seconds=0.01),
-        Device(name="tpuv3", peak_flops=61.5e12, memory_bytes=16e9, vit_utilisation=0.45, resnet_utilisation=0.35, step_seconds=0.01),
+        Device(name="a100", peak_flops=312e12, memory_bytes=80e9),
+        Device(name="h100", peak_flops=989e12, memory_bytes=80e9),
+        Device(name="h200", peak_flops=989e12, memory_bytes=141e9),
+        Device(name="tpuv3", peak_flops=61.5e12, memory_bytes=16e9),
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -56,6 +61,9 @@ class Group:
     cpus_per_worker: int
     gpus_per_worker: int
     zero_stage: int
+
+    def __str__(self) -> str:
+        return f"{self.workers} x {'1 GPU' if self.gpus_per_worker else f'{self.cpus_per_worker} CPU'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +109,10 @@ def group_for(model: ModelConfig, image_size: int, classes: int, recipe: Recipe,
 
 
 def place(config: RunConfig, group: Group, resources: Resources, flops: int) -> Placement:
-    """Micro-batch, accumulation, memory and time of a run in a group. Raises UserError where the batch cannot be split exactly."""
+    """Micro-batch, accumulation, memory and time of a run in a group.
+
+    Raises UserError where the batch cannot be split exactly.
+    """
     device = device_of(resources)
     if config.recipe is None:
         seconds = RUN_SECONDS + flops / _speed(config.model, device, group)
@@ -116,7 +127,9 @@ def place(config: RunConfig, group: Group, resources: Resources, flops: int) -> 
             allowed="lanes that divide the batch, workers that divide the lanes",
         )
     share = batch // group.workers
-    state = state_bytes(count_params(config.model, config.image_size, config.classes), group.zero_stage, group.workers, config.recipe, device)
+    state = state_bytes(
+        count_params(config.model, config.image_size, config.classes), group.zero_stage, group.workers, config.recipe, device
+    )
     image = activation_bytes(config.model, config.image_size, _value_bytes(config.recipe, device))
     room = max(1, int((device.memory_bytes - state) * ACTIVATION_SHARE / image))
     wanted = share if resources.micro_batch == "auto" else resources.micro_batch
@@ -133,7 +146,10 @@ def place(config: RunConfig, group: Group, resources: Resources, flops: int) -> 
 
 
 def state_bytes(params: int, zero_stage: int, workers: int, recipe: Recipe, device: Device) -> int:
-    """Weights, gradients and optimizer state of one worker (Rajbhandari et al. 2020, section 3): fp32, or bf16 with fp32 masters."""
+    """Weights, gradients and optimizer state of one worker: fp32, or bf16 with fp32 masters.
+
+    Source: Rajbhandari et al. 2020 (ZeRO), section 3.
+    """
     moments = 8 if recipe.optimizer == "adamw" else 4
     half = _value_bytes(recipe, device) == 2
     weights, gradients, optimizer = (2, 2, 4 + moments) if half else (4, 4, moments)
@@ -170,7 +186,9 @@ def slots(group: Group, nodes: list[dict[str, float]]) -> int:
 def local_node() -> list[dict[str, float]]:
     """This machine as a node, without asking Ray."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) if visible is None else len([g for g in visible.split(",") if g.strip()])
+    gpus = (
+        len(list(Path("/dev").glob("nvidia[0-9]*"))) if visible is None else len([g for g in visible.split(",") if g.strip()])
+    )
     return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(gpus)}]
 
 

@@ -19,8 +19,9 @@ def canonical_json(value: Any) -> str:
 
 
 def run_id(config: RunConfig) -> str:
-    """`pretrain-0123456789ab`: phase and 48 bits of the hash of everything that decides the result."""
-    text = canonical_json({"format": FORMAT_VERSION, **config.model_dump()})
+    """`pretrain-0123456789ab`: phase and 48 bits of the hash of everything that decides the result, names left out."""
+    meaning = config.model_dump(exclude={"model": {"variant"}, "data": {"name"}, "recipe": {"preset"}})
+    text = canonical_json({"format": FORMAT_VERSION, **meaning})
     return f"{config.phase}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from orchestrator import budget
 from orchestrator.budget import Group
-from orchestrator.plan import Bundle, Cell, Plan, make_bundles, run_facts
+from orchestrator.plan import Bundle, Cell, Plan, make_bundles
+from orchestrator.planview import run_facts
 from orchestrator.spec import Study
 from orchestrator.store import State, Store, read_json, write_json
 from vitmodel.config import UserError
@@ -41,7 +42,7 @@ RAY_ENVIRONMENT = {
 GROUP_TIMEOUT_SECONDS = 120  # of a collective that waits for a dead worker
 
 
-class NoCluster(Exception):
+class NoClusterError(Exception):
     """The cluster never offered what a run needs."""
 
 
@@ -72,7 +73,10 @@ def ray_session() -> Iterator[list[dict[str, float]]]:
 
 
 def wait_for_room(plan: Plan, nodes: list[dict[str, float]], wait_minutes: float) -> list[dict[str, float]]:
-    """Nodes that can hold every run. Raises UserError at once where a fixed cluster cannot, NoCluster after waiting in vain."""
+    """Nodes that can hold every run.
+
+    Raises UserError at once where a cluster of fixed size cannot, NoClusterError after waiting in vain.
+    """
     deadline = time.monotonic() + 60 * wait_minutes
     while True:
         try:
@@ -82,7 +86,7 @@ def wait_for_room(plan: Plan, nodes: list[dict[str, float]], wait_minutes: float
             if wait_minutes == 0:
                 raise
             if time.monotonic() > deadline:
-                raise NoCluster(f"waited {wait_minutes:g} minutes: {error.message}") from None
+                raise NoClusterError(f"waited {wait_minutes:g} minutes: {error.message}") from None
         time.sleep(5)
         import ray
 

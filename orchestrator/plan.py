@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator import budget
+from orchestrator.axes import points
 from orchestrator.budget import Group, Placement
+from orchestrator.catalogue import look_up_datasets
 from orchestrator.fingerprint import run_id
-from orchestrator.spec import Cut, ExternalData, FamilyRecipes, Length, ModelEntry, RecipeSpec, Size, StudyFile, expand_environment, resolve_size
+from orchestrator.spec import FamilyRecipes, Length, ModelEntry, RecipeSpec, Size, StudyFile, resolve_size
 from orchestrator.yamltree import Place
 from vitmodel.config import DataRef, Recipe, RunConfig, UserError, check_image_size
-from vitmodel.data import generated
-from vitmodel.data.index import INDEX_FILE, DatasetIndex, load_index
 from vitmodel.flops import TRAIN_FACTOR, count_params, forward_flops
 from vitmodel.recipes import resolve_recipe
 from vitmodel.schedule import steps_of
@@ -102,7 +101,7 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
     """All runs of a study. Raises UserError, with the line of what asks for something impossible."""
     planner = _Planner(file, storage)
     cells: dict[str, Cell] = {}
-    for entry, size, length, seed in _points(file):
+    for entry, size, length, seed in points(file):
         cell = planner.cell(entry, size, length, seed)
         cells.setdefault(cell.pretrain.run_id, cell)
         limit = file.study.budget.max_runs
@@ -114,8 +113,8 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
     return Plan(
         study=file.study.name,
         cells=tuple(ordered),
-        datasets={name: str(root) for name, root in planner.roots.items()},
-        missing_indexes=tuple(planner.missing),
+        datasets={name: data.root for name, data in planner.data.items()},
+        missing_indexes=tuple(name for name, data in planner.data.items() if data.is_missing),
     )
 
 
@@ -125,92 +124,26 @@ def make_bundles(cells: tuple[Cell, ...], slots: dict[Group, int], mode: str = "
     by_group: dict[Group, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_group[cell.pretrain.placement.group].append(cell)
-    bundles = []
+    bundles: list[Bundle] = []
     for group, members in sorted(by_group.items()):
         worth = math.floor(sum(cell.seconds for cell in members) / (BUNDLE_WORTH * budget.LAUNCH_SECONDS))
         count = len(members) if mode == "cell" else min(len(members), max(slots[group], worth))
         loads: list[list[Cell]] = [[] for _ in range(count)]
         for cell in sorted(members, key=lambda cell: (-cell.seconds, cell.pretrain.run_id)):
             min(loads, key=lambda load: sum(c.seconds for c in load)).append(cell)
-        bundles += [
-            Bundle(bundle_id=f"{len(bundles) + i:04d}", group=group, cells=tuple(load)) for i, load in enumerate(loads)
-        ]
+        bundles += [Bundle(bundle_id=f"{len(bundles) + i:04d}", group=group, cells=tuple(load)) for i, load in enumerate(loads)]
     return sorted(bundles, key=lambda bundle: (-bundle.seconds, bundle.bundle_id))
-
-
-# --- axes -----------------------------------------------------------------------------------------------------
-
-Point = tuple[int, Size, Length, int]  # number of the model, size, length, seed
-
-
-def _points(file: StudyFile) -> Iterator[Point]:
-    """The axes combined: grid or zip, then include, then exclude."""
-    study, pretrain = file.study, file.study.pretrain
-    points = list(_zipped(file) if pretrain.combine == "zip" else _grid(file))
-    for number, cut in enumerate(pretrain.include):
-        points.append(_included(file, cut, number))
-    for number, cut in enumerate(pretrain.exclude):
-        kept = [point for point in points if not _matches(file, cut, point)]
-        if len(kept) == len(points):
-            raise file.tree.error("excludes nothing", ("pretrain", "exclude", number))
-        points = kept
-    yield from ((m, size, length, seed) for m, size, length, seed in points if seed in study.seeds or pretrain.include)
-
-
-def _grid(file: StudyFile) -> Iterator[Point]:
-    pretrain = file.study.pretrain
-    for number, entry in enumerate(pretrain.models):
-        for size in pretrain.sizes:
-            for length in entry.lengths or pretrain.lengths:
-                for seed in file.study.seeds:
-                    yield number, size, length, seed
-
-
-def _zipped(file: StudyFile) -> Iterator[Point]:
-    pretrain = file.study.pretrain
-    axes = {"models": range(len(pretrain.models)), "sizes": pretrain.sizes, "lengths": pretrain.lengths}
-    longest = max(map(len, axes.values()))
-    for name, axis in axes.items():
-        if len(axis) not in (1, longest):
-            raise file.tree.error(
-                f"zip needs axes of equal length, {name} has {len(axis)}", ("pretrain", name), f"1 or {longest} values"
-            )
-    models, sizes, lengths = (list(axis) * (longest if len(axis) == 1 else 1) for axis in axes.values())  # type: ignore[call-overload]
-    for number, size, length in zip(models, sizes, lengths, strict=True):
-        for seed in file.study.seeds:
-            yield number, size, length, seed
-
-
-def _included(file: StudyFile, cut: Cut, number: int) -> Point:
-    pretrain = file.study.pretrain
-    variants = [entry.model.variant for entry in pretrain.models]
-    place: Place = ("pretrain", "include", number)
-    if cut.model not in variants or cut.size is None:
-        raise file.tree.error("include names one model of the list and one size", place, ", ".join(variants))
-    length = Length(epochs=cut.epochs) if cut.epochs is not None else pretrain.lengths[0]
-    return variants.index(cut.model), cut.size, length, file.study.seeds[0] if cut.seed is None else cut.seed
-
-
-def _matches(file: StudyFile, cut: Cut, point: Point) -> bool:
-    number, size, length, seed = point
-    asked = {"model": cut.model, "size": cut.size, "epochs": cut.epochs, "seed": cut.seed}
-    has = {"model": file.study.pretrain.models[number].model.variant, "size": size, "epochs": length.epochs, "seed": seed}
-    return all(value is None or value == has[axis] for axis, value in asked.items())
 
 
 # --- runs -----------------------------------------------------------------------------------------------------
 
 
 class _Planner:
-    """Resolves one study's points to runs; keeps what it looked up about the datasets."""
+    """Resolves one study's points to runs."""
 
     def __init__(self, file: StudyFile, storage: Path) -> None:
         self.file, self.study = file, file.study
-        self.roots: dict[str, str] = {}
-        self.missing: list[str] = []
-        self._data: dict[str, tuple[str, int, int, str]] = {}  # identity, train samples, classes, split for evaluation
-        for name, spec in self.study.datasets.items():
-            self._data[name] = self._look_up(name, spec, storage)
+        self.data = look_up_datasets(file, storage)
 
     def cell(self, number: int, size: Size, length: Length, seed: int) -> Cell:
         entry = self.study.pretrain.models[number]
@@ -221,58 +154,25 @@ class _Planner:
             raise self._placed(error, place, size) from None
         return Cell(pretrain=pretrain, children=tuple(self._children(entry, pretrain)))
 
-    def _look_up(self, name: str, spec: Any, storage: Path) -> tuple[str, int, int, str]:
-        if not isinstance(spec, ExternalData):
-            self.roots[name] = str(storage / "data" / f"{name}-{generated.identity(spec)[-8:]}")
-            return generated.identity(spec), generated.train_samples(spec), generated.classes(spec), generated.eval_split(spec)
-        index = self._index(name, spec)
-        identity = index.identity if index else f"declared-{name}-{spec.train}-{spec.classes}"
-        return identity, spec.train, spec.classes, spec.eval_split
-
-    def _index(self, name: str, spec: ExternalData) -> DatasetIndex | None:
-        """The index of an external dataset, checked against its declaration; None, and noted, where it is not reachable."""
-        place: Place = ("datasets", name, "url")
-        try:
-            root = Path(expand_environment(spec.url))
-        except UserError:
-            root = Path(spec.url)
-        self.roots[name] = str(root)
-        if not (root / INDEX_FILE).is_file():
-            self.missing.append(name)
-            return None
-        try:
-            index = load_index(root)
-        except UserError as error:
-            raise self.file.tree.error(f"{error.file}: {error.message}", place) from None
-        train = index.splits["train"].samples if "train" in index.splits else 0
-        if (train, index.classes) != (spec.train, spec.classes):
-            raise self.file.tree.error(
-                f"the index has {train} training images of {index.classes} classes, the study says {spec.train} of {spec.classes}",
-                ("datasets", name),
-            )
-        if spec.eval_split not in index.splits:
-            raise self.file.tree.error(f"no split {spec.eval_split}", ("datasets", name, "eval_split"), ", ".join(index.splits))
-        return index
-
     def _pretrain(self, entry: ModelEntry, size: Size, length: Length, seed: int) -> Run:
         pretrain = self.study.pretrain
-        identity, available, classes, eval_split = self._data[pretrain.data]
-        images = resolve_size(size, available)
+        source = self.data[pretrain.data]
+        images = resolve_size(size, source.train)
         check_image_size(entry.model, pretrain.resolution)
         recipe = _resolve(pretrain.recipe, entry, entry.recipe)
         config = RunConfig(
             phase="pretrain",
             model=entry.model,
             image_size=pretrain.resolution,
-            classes=classes,
+            classes=source.classes,
             data=self._data_ref(pretrain.data, images, recipe.batch_size),
             seed=seed,
             steps=steps_of(batch_size=recipe.batch_size, dataset_size=images, **length.model_dump()),
             recipe=self._with_precision(recipe),
         )
-        group = budget.group_for(entry.model, pretrain.resolution, classes, recipe, self.study.resources)
+        group = budget.group_for(entry.model, pretrain.resolution, source.classes, recipe, self.study.resources)
         text = next(f"{value:g} {unit}" for unit, value in length.model_dump(exclude_none=True).items())
-        return self._run(config, pretrain.data, group, text, config.steps * recipe.batch_size / images, 0)
+        return self._run(config, group, text, config.steps * recipe.batch_size / images, 0)
 
     def _children(self, entry: ModelEntry, parent: Run) -> Iterator[Run]:
         transfer, probe = self.study.transfer, self.study.probe
@@ -281,17 +181,17 @@ class _Planner:
                 try:
                     yield self._finetune(entry, parent, task, epochs)
                 except UserError as error:
-                    raise self._placed(error, ("transfer", "tasks", number), None) from None
-        for number, task in enumerate(probe.tasks if probe else ()):
+                    raise self._placed(error, ("transfer", "tasks", number), parent.config.data.size) from None
+        for task in probe.tasks if probe else ():
             for shots in probe.shots if probe else ():
-                if shots * self._data[task][2] > self._data[task][1]:
+                if shots * self.data[task].classes > self.data[task].train:
                     raise self.file.tree.error(f"{task} has fewer than {shots} images a class", ("probe", "shots"))
                 yield self._probe(entry, parent, task, shots)
 
     def _finetune(self, entry: ModelEntry, parent: Run, task: str, epochs: float) -> Run:
         transfer = self.study.transfer
         assert transfer is not None
-        _, train, classes, _ = self._data[task]
+        data = self.data[task]
         recipe = _resolve(transfer.recipe, entry, transfer.task_recipes.get(task, RecipeSpec()))
         resolution = entry.finetune_resolution or transfer.resolution
         check_image_size(entry.model, resolution)
@@ -299,30 +199,30 @@ class _Planner:
             phase="finetune",
             model=entry.model,
             image_size=resolution,
-            classes=classes,
-            data=self._data_ref(task, train, recipe.batch_size),
+            classes=data.classes,
+            data=self._data_ref(task, data.train, recipe.batch_size),
             seed=parent.config.seed,
             parent=parent.run_id,
-            steps=steps_of(batch_size=recipe.batch_size, dataset_size=train, epochs=epochs),
+            steps=steps_of(batch_size=recipe.batch_size, dataset_size=data.train, epochs=epochs),
             recipe=self._with_precision(recipe),
         )
-        return self._run(config, task, parent.placement.group, f"{epochs:g} epochs", epochs, parent.train_flops)
+        return self._run(config, parent.placement.group, f"{epochs:g} epochs", epochs, parent.train_flops)
 
     def _probe(self, entry: ModelEntry, parent: Run, task: str, shots: int) -> Run:
-        _, train, classes, _ = self._data[task]
+        data = self.data[task]
         config = RunConfig(
             phase="probe",
             model=entry.model,
             image_size=parent.config.image_size,
-            classes=classes,
-            data=self._data_ref(task, train, 1),
+            classes=data.classes,
+            data=self._data_ref(task, data.train, 1),
             seed=parent.config.seed,
             parent=parent.run_id,
             shots=shots,
         )
-        return self._run(config, task, parent.placement.group, f"{shots} shots", 0.0, parent.train_flops)
+        return self._run(config, parent.placement.group, f"{shots} shots", 0.0, parent.train_flops)
 
-    def _run(self, config: RunConfig, dataset: str, group: Group, length: str, epochs: float, pretrain_flops: int) -> Run:
+    def _run(self, config: RunConfig, group: Group, length: str, epochs: float, pretrain_flops: int) -> Run:
         forward = forward_flops(config.model, config.image_size, config.classes)
         examples = config.steps * (config.recipe.batch_size if config.recipe else 0)
         flops = TRAIN_FACTOR * forward * examples
@@ -330,7 +230,7 @@ class _Planner:
         return Run(
             run_id=run_id(config),
             config=config,
-            dataset=dataset,
+            dataset=config.data.name,
             length=length,
             epochs=epochs,
             params=count_params(config.model, config.image_size, config.classes),
@@ -347,11 +247,11 @@ class _Planner:
             raise UserError(f"{lanes} lanes need at least as many images, not {size}", field="lanes")
         return DataRef(
             name=name,
-            identity=self._data[name][0],
+            identity=self.data[name].identity,
             size=size,
             lanes=lanes,
             window=pretrain.window,
-            eval_split=self._data[name][3],
+            eval_split=self.data[name].eval_split,
         )
 
     def _with_precision(self, recipe: Recipe) -> Recipe:
@@ -361,104 +261,24 @@ class _Planner:
         is_gpu = budget.device_of(self.study.resources).is_gpu
         return recipe.model_copy(update={"precision": "bf16" if is_gpu else "fp32"})
 
-    def _placed(self, error: UserError, place: Place, size: Size | None) -> UserError:
-        """The error with the line of whatever asked for it."""
+    def _placed(self, error: UserError, place: Place, size: Size) -> UserError:
+        """The error with the line of whatever asked for it: by its field, else the place that was being planned."""
         pretrain = self.study.pretrain
-        if size is not None and error.message.startswith("size "):
-            place = ("pretrain", "sizes", pretrain.sizes.index(size) if size in pretrain.sizes else 0)
-        elif error.field == "lanes":
-            place = ("pretrain", "lanes") if pretrain.lanes else ("resources", "workers")
-        elif error.field == "resources":
-            place = ("resources",)
-        elif error.message.startswith(("unknown recipe", "recipe ")):
-            place = (place[0], "recipe")
-        return self.file.tree.error(error.message, place, error.allowed)
+        places: dict[str, Place] = {
+            "sizes": ("pretrain", "sizes", pretrain.sizes.index(size) if size in pretrain.sizes else 0),
+            "lanes": ("pretrain", "lanes") if pretrain.lanes else ("resources", "workers"),
+            "resources": ("resources",),
+            "recipe": (place[0], "recipe"),
+        }
+        return self.file.tree.error(error.message, places.get(error.field, place), error.allowed)
 
 
 def _resolve(recipe: RecipeSpec | FamilyRecipes, entry: ModelEntry, own: RecipeSpec) -> Recipe:
     """The section's recipe for this family, then what a model or task has of its own."""
     base = recipe if isinstance(recipe, RecipeSpec) else getattr(recipe, entry.model.family)
     if base is None:
-        raise UserError(f"recipe has none for family {entry.model.family}", allowed="vit, resnet")
+        raise UserError(f"no recipe for family {entry.model.family}", field="recipe", allowed="vit, resnet")
     preset = own.preset or base.preset
     if preset is None:
-        raise UserError("recipe needs a preset", field="recipe")
+        raise UserError("a recipe needs a preset", field="recipe")
     return resolve_recipe(preset, entry.model, {**base.overrides(), **own.overrides()})
-
-
-# --- as text --------------------------------------------------------------------------------------------------
-
-
-def naive_flops(plan: Plan) -> int:
-    """Training FLOPs of the same grid where every fine-tune and probe pretrains for itself."""
-    return sum(
-        run.train_flops + (cell.pretrain.train_flops if run is not cell.pretrain else 0)
-        for cell in plan.cells
-        for run in (cell.children or (cell.pretrain,))
-    )
-
-
-def totals(plan: Plan, bundles: list[Bundle]) -> dict[str, Any]:
-    """What the whole plan amounts to."""
-    flops = sum(run.train_flops for run in plan.runs)
-    gpu_seconds = sum(run.placement.seconds * run.placement.group.workers * run.placement.group.gpus_per_worker for run in plan.runs)
-    core_seconds = sum(run.placement.seconds * run.placement.group.workers * run.placement.group.cpus_per_worker for run in plan.runs)
-    return {
-        "runs": len(plan.runs),
-        "cells": len(plan.cells),
-        "bundles": len(bundles),
-        "train_flops": flops,
-        "naive_train_flops": naive_flops(plan),
-        "sharing_saves": round(naive_flops(plan) / flops, 3),
-        "gpu_hours": round(gpu_seconds / 3600, 4),
-        "core_hours": round(core_seconds / 3600, 4),
-        "largest_memory_bytes": max(run.placement.memory_bytes for run in plan.runs),
-    }
-
-
-def plan_as_data(plan: Plan, bundles: list[Bundle]) -> dict[str, Any]:
-    """The plan as plain data: stable from call to call, byte for byte."""
-    return {
-        "study": plan.study,
-        "totals": totals(plan, bundles),
-        "datasets": plan.datasets,
-        "missing_indexes": list(plan.missing_indexes),
-        "bundles": [
-            {
-                "bundle_id": bundle.bundle_id,
-                "group": asdict(bundle.group),
-                "seconds": round(bundle.seconds, 1),
-                "cells": [cell.pretrain.run_id for cell in bundle.cells],
-            }
-            for bundle in bundles
-        ],
-        "runs": [run_facts(run) for run in plan.runs],
-    }
-
-
-def run_facts(run: Run) -> dict[str, Any]:
-    """The part of a run's results row that is known before it runs, and its placement."""
-    config = run.config
-    placement = asdict(run.placement)
-    return {
-        "run_id": run.run_id,
-        "parent_id": config.parent,
-        "phase": config.phase,
-        "family": config.model.family,
-        "variant": config.model.variant,
-        "params": run.params,
-        "forward_flops": run.forward_flops,
-        "dataset": run.dataset,
-        "dataset_size": config.data.size,
-        "length": run.length,
-        "epochs": round(run.epochs, 4),
-        "steps": config.steps,
-        "examples_seen": run.examples_seen,
-        "train_flops": run.train_flops,
-        "pretrain_flops": run.pretrain_flops,
-        "resolution": config.image_size,
-        "shots": config.shots,
-        "seed": config.seed,
-        "label": run.label,
-        "placement": {**placement, "seconds": round(run.placement.seconds, 1)},
-    }

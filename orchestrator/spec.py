@@ -50,7 +50,9 @@ def _dataset_kind(value: Any) -> str:
 
 
 DatasetSpec = Annotated[
-    Annotated[FractalConfig, Tag("fractals")] | Annotated[DigitsConfig, Tag("digits")] | Annotated[ExternalData, Tag("external")],
+    Annotated[FractalConfig, Tag("fractals")]
+    | Annotated[DigitsConfig, Tag("digits")]
+    | Annotated[ExternalData, Tag("external")],
     Discriminator(_dataset_kind),
 ]
 
@@ -145,7 +147,7 @@ class Transfer(Frozen):
     epochs: tuple[float, ...] = Field(min_length=1)
     resolution: int = Field(gt=0)
     recipe: AnyRecipe
-    task_recipes: dict[str, RecipeSpec] = {}
+    task_recipes: dict[str, RecipeSpec] = Field(default={})
 
 
 class Probe(Frozen):
@@ -267,12 +269,12 @@ def resolve_size(size: Size, available: int) -> int:
     """A size as a number of images: 16k, 10%, all. Raises UserError above what there is."""
     if size == "all":
         return available
-    if isinstance(size, str) and size.endswith("%"):
-        images = round(float(size[:-1]) / 100 * available)
-    else:
-        images = _count(size)
+    percent = isinstance(size, str) and size.endswith("%")
+    images = round(float(str(size)[:-1]) / 100 * available) if percent else _count(size)
     if not isinstance(images, int) or not 0 < images <= available:
-        raise UserError(f"size {size} is not within the dataset", allowed=f"1 to {available}, a percentage, or all")
+        raise UserError(
+            f"size {size} is not within the dataset", field="sizes", allowed=f"1 to {available}, a percentage, or all"
+        )
     return images
 
 
@@ -288,11 +290,11 @@ def _expand_models(tree: YamlTree) -> dict[str, Any]:
     entries = []
     for number, entry in enumerate(pretrain["models"]):
         place: Place = ("pretrain", "models", number)
-        entry = {"model": entry} if isinstance(entry, str) else entry
-        if not isinstance(entry, dict):
+        keys = {"model": entry} if isinstance(entry, str) else entry
+        if not isinstance(keys, dict):
             raise tree.error("a model is a name or a mapping", place)
-        own = {key: value for key, value in entry.items() if key in ("lengths", "finetune_resolution", "recipe")}
-        entries.append({"model": _one_model(tree, place, {k: v for k, v in entry.items() if k not in own}), **own})
+        own = {key: value for key, value in keys.items() if key in ("lengths", "finetune_resolution", "recipe")}
+        entries.append({"model": _one_model(tree, place, {k: v for k, v in keys.items() if k not in own}), **own})
     return {**data, "pretrain": {**pretrain, "models": entries}}
 
 
@@ -300,7 +302,8 @@ def _one_model(tree: YamlTree, place: Place, keys: dict[str, Any]) -> ViTConfig 
     try:
         if set(keys) == {"model"}:
             return named_model(str(keys["model"]))
-        kind = {"vit": ViTConfig, "resnet": ResNetConfig}.get(keys.get("family", ""))
+        kinds: dict[str, type[ViTConfig] | type[ResNetConfig]] = {"vit": ViTConfig, "resnet": ResNetConfig}
+        kind = kinds.get(str(keys.get("family")))
         if kind is None:
             raise UserError("a model of free size needs its family", field="family", allowed="vit, resnet")
         return kind.model_validate(_tuples(keys))

@@ -40,7 +40,7 @@ class State(StrEnum):
     BUDGET = "BUDGET"
 
 
-class LeaseHeld(Exception):
+class LeaseHeldError(Exception):
     """Another live driver holds the study."""
 
 
@@ -167,11 +167,15 @@ class Store:
             probe.write_bytes(b"x" * 4096)
             free = os.statvfs(self.root).f_bavail * os.statvfs(self.root).f_frsize
         except OSError as error:
-            raise UserError(f"storage folder cannot be written: {error.strerror}", file=str(self.root), field="storage.path") from None
+            raise UserError(
+                f"storage folder cannot be written: {error.strerror}", file=str(self.root), field="storage.path"
+            ) from None
         finally:
             probe.unlink(missing_ok=True)
         if free < FREE_BYTES:
-            raise UserError(f"storage has {free >> 20} MiB left", file=str(self.root), field="storage.path", allowed="64 MiB or more")
+            raise UserError(
+                f"storage has {free >> 20} MiB left", file=str(self.root), field="storage.path", allowed="64 MiB or more"
+            )
 
 
 class Lease:
@@ -182,14 +186,14 @@ class Lease:
         self.token = uuid.uuid4().hex
 
     def take(self) -> None:
-        """Take the lease, over a dead driver's if need be. Raises LeaseHeld."""
+        """Take the lease, over a dead driver's if need be. Raises LeaseHeldError."""
         held = read_json(self.path)
         if held and _alive(held):
-            raise LeaseHeld(f"driver {held['pid']} on {held['host']} is at it (lease {self.path})")
+            raise LeaseHeldError(f"driver {held['pid']} on {held['host']} is at it (lease {self.path})")
         self.renew()
         time.sleep(0.05)  # of two that took it at once, the later writer stays
         if read_json(self.path)["token"] != self.token:
-            raise LeaseHeld("another driver started at the same moment")
+            raise LeaseHeldError("another driver started at the same moment")
 
     def renew(self) -> None:
         """Heartbeat."""

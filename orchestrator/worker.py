@@ -24,7 +24,7 @@ import torch.distributed as dist
 from orchestrator.store import RunFolder, State, Store, read_json
 from vitmodel.config import RunConfig, UserError
 from vitmodel.training.engine import ensure_process_group
-from vitmodel.training.loop import Diverged, Metrics
+from vitmodel.training.loop import DivergedError, Metrics
 from vitmodel.training.run import WEIGHTS_FILE, Context, execute
 
 STOP_FILE = "stop.json"
@@ -81,7 +81,7 @@ def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], worker:
         report = _reporter(folder.begin({"config": item["config"], "facts": item["facts"]}))
     try:
         metrics = execute(config, _context(store, bundle, item, folder, report))
-    except Diverged as error:  # seen by all workers at once
+    except DivergedError as error:  # seen by all workers at once
         if worker == 0:
             folder.fail(State.DIVERGED, str(error))
     except Exception as error:
@@ -97,7 +97,9 @@ def _ignore(metrics: Metrics) -> None:
     """Workers other than 0 report nothing."""
 
 
-def _context(store: Store, bundle: dict[str, Any], item: dict[str, Any], folder: RunFolder, report: Callable[[Metrics], None]) -> Context:
+def _context(
+    store: Store, bundle: dict[str, Any], item: dict[str, Any], folder: RunFolder, report: Callable[[Metrics], None]
+) -> Context:
     parent = item["config"]["parent"]
     return Context(
         folder=folder.path,

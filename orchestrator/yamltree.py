@@ -78,7 +78,9 @@ def _check_events(text: str, file: str) -> None:
         nodes += isinstance(event, MappingStartEvent | SequenceStartEvent)
         if aliases > MAX_ALIASES or nodes > MAX_NODES:
             line = event.start_mark.line + 1
-            raise UserError("too many aliases or nodes", file=file, line=line, allowed=f"{MAX_ALIASES} aliases, {MAX_NODES} nodes")
+            raise UserError(
+                "too many aliases or nodes", file=file, line=line, allowed=f"{MAX_ALIASES} aliases, {MAX_NODES} nodes"
+            )
 
 
 def _plain(node: Any) -> Any:

@@ -16,9 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class UserError(Exception):
     """What a user got wrong: the file, the line, the field and what is allowed there."""
 
-    def __init__(
-        self, message: str, *, file: str = "", line: int | None = None, field: str = "", allowed: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, file: str = "", line: int | None = None, field: str = "", allowed: str = "") -> None:
         self.message, self.file, self.line, self.field, self.allowed = message, file, line, field, allowed
         super().__init__(str(self))
 
@@ -124,7 +122,9 @@ def named_model(variant: str) -> ViTConfig | ResNetConfig:
         depth, factor = map(int, match.groups())
         if depth in RESNET_STAGES and factor > 0:
             return ResNetConfig(family="resnet", variant=variant, stages=RESNET_STAGES[depth], width=64 * factor)
-    known = [f"{size}/{p}" for size in VIT_SIZES for p in (14, 16, 32)] + [f"R{d}x{w}" for d in RESNET_STAGES for w in (1, 2, 3, 4)]
+    known = [f"{size}/{p}" for size in VIT_SIZES for p in (14, 16, 32)] + [
+        f"R{d}x{w}" for d in RESNET_STAGES for w in (1, 2, 3, 4)
+    ]
     raise UserError(f"unknown model {variant!r}{suggest(variant, known)}", allowed=MODEL_NAMES)
 
 

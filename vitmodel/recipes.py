@@ -63,12 +63,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 def resolve_recipe(preset: str, model: ViTConfig | ResNetConfig, overrides: dict[str, Any]) -> Recipe:
     """A preset for one model, with a study's overrides on top. Raises UserError for an unknown name or a missing rate."""
     if preset not in PRESETS:
-        raise UserError(f"unknown recipe {preset!r}{suggest(preset, list(PRESETS))}", allowed=", ".join(PRESETS))
+        raise UserError(
+            f"unknown recipe {preset!r}{suggest(preset, list(PRESETS))}", field="recipe", allowed=", ".join(PRESETS)
+        )
     keys = {**PRESETS[preset], **overrides}
     if "lr" not in keys:
         if model.variant not in JFT_LEARNING_RATES:
             raise UserError(
-                f"recipe {preset} has no learning rate for {model.variant}: give lr", allowed=", ".join(JFT_LEARNING_RATES)
+                f"recipe {preset} has no learning rate for {model.variant}: give lr",
+                field="recipe",
+                allowed=", ".join(JFT_LEARNING_RATES),
             )
         keys["lr"] = JFT_LEARNING_RATES[model.variant]
     return Recipe(preset=preset, **keys)

@@ -51,7 +51,9 @@ def load_index(root: Path) -> DatasetIndex:
     try:
         index = DatasetIndex.model_validate_json(path.read_text())
     except FileNotFoundError:
-        raise UserError("no dataset here: index.json is missing", file=str(root), allowed="a folder made by `vitscale data pack`") from None
+        raise UserError(
+            "no dataset here: index.json is missing", file=str(root), allowed="a folder made by `vitscale data pack`"
+        ) from None
     except ValidationError as error:
         raise UserError(f"unreadable index: {error.errors()[0]['msg']}", file=str(path)) from None
     for split in index.splits.values():

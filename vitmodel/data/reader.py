@@ -25,7 +25,7 @@ from vitmodel.data.order import Batch, Ints, Order
 
 ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP")  # never a decoder that can run code
 MAX_PIXELS = 2**26
-CACHE_BYTES = int(os.environ.get("VITSCALE_CACHE_BYTES", 2 * 2**30))  # decoded images a process may keep
+CACHE_BYTES = int(os.environ.get("VITSCALE_CACHE_BYTES", str(2 * 2**30)))  # decoded images a process may keep
 READ_AHEAD = 4  # batches, and threads that decode them
 
 Images = NDArray[np.uint8]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from vitmodel.config import ResNetConfig, ViTConfig, check_image_size
 from vitmodel.models.resnet import ResNet
@@ -12,7 +11,7 @@ from vitmodel.models.vit import ViT
 
 def build(
     model: ViTConfig | ResNetConfig, image_size: int, classes: int, *, dropout: float = 0.0, seed: int | None = None
-) -> nn.Module:
+) -> ViT | ResNet:
     """A fresh module; with a seed, its weights are a function of that seed alone.
 
     Raises UserError where the model cannot take images of this size.

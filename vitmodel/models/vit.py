@@ -6,8 +6,6 @@ E = D / H, P patches per side, C classes.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,14 +14,6 @@ from torch.utils.checkpoint import checkpoint
 from vitmodel.config import ViTConfig
 
 LAYER_NORM_EPS = 1e-6  # the official code's; torch's default is 1e-5
-
-
-class Network(Protocol):
-    """What training asks of a model: a representation, and logits made of it by `head`."""
-
-    head: nn.Linear
-
-    def features(self, images: Tensor) -> Tensor: ...
 
 
 class Attention(nn.Module):
@@ -125,9 +115,10 @@ class ViT(nn.Module):
                     nn.init.uniform_(module.weight, -bound, bound)
                 else:
                     nn.init.xavier_uniform_(module.weight)
-                nn.init.normal_(module.bias, std=1e-6) if "mlp" in name else nn.init.zeros_(module.bias)
+                nn.init.normal_(module.bias, std=1e-6 if "mlp" in name else 0.0)
         fan_in = self.patch_embed.proj.weight[0].numel()
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)  # flax's default, LeCun normal
+        assert self.patch_embed.proj.bias is not None
         nn.init.zeros_(self.patch_embed.proj.bias)
         nn.init.normal_(self.pos_embed, std=0.02)
         nn.init.zeros_(self.head.weight)

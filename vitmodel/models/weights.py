@@ -30,7 +30,7 @@ def load_for_transfer(module: nn.Module, path: Path) -> None:
     """
     state = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("head.")}
     own = module.state_dict()
-    if "pos_embed" in state and state["pos_embed"].shape != own["pos_embed"].shape:
+    if "pos_embed" in state and "pos_embed" in own:
         prefix = int("cls_token" in own)
         state["pos_embed"] = resize_position_embedding(state["pos_embed"], own["pos_embed"].shape[1], prefix)
     expected = {name for name in own if not name.startswith("head.")}

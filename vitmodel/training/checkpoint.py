@@ -43,7 +43,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def resume(engine: Any, folder: Path, *, worker: int, workers: int) -> int:
-    """Load the newest whole checkpoint of this world size and ZeRO stage; returns its step, 0 where there is none. Collective."""
+    """Load the newest whole checkpoint of this world size and ZeRO stage; returns its step, 0 without one. Collective."""
     found: list[str | None] = [None]
     if worker == 0:
         usable = [path for path in complete_checkpoints(folder) if _is_whole(path, workers, engine.zero_optimization_stage())]

@@ -54,7 +54,8 @@ def resolve_precision(recipe: Recipe) -> str:
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Decay on matrices and kernels only: never on biases, norms, class tokens or position embeddings."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         (free if parameter.ndim <= 1 or name in ("pos_embed", "cls_token") else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]

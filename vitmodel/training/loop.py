@@ -29,7 +29,7 @@ MAX_LOG_STEPS = 100
 Metrics = dict[str, float]
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The loss is no longer a number."""
 
     def __init__(self, step: int, last_finite: float | None) -> None:
@@ -61,7 +61,7 @@ def log_interval(steps: int) -> int:
 def train(
     job: TrainJob, engine: Any, *, start_step: int, report: Callable[[Metrics], None], save: Callable[[int, bool], None]
 ) -> None:
-    """Train from `start_step` to the end. `save(step, last)` is called at log boundaries only. Raises Diverged."""
+    """Train from `start_step` to the end. `save(step, last)` is called at log boundaries only. Raises DivergedError."""
     engine.train()
     interval = log_interval(job.steps)
     loss_sum = torch.zeros((), device=device())
@@ -75,7 +75,7 @@ def train(
         done = (step % interval) + 1
         loss = _mean_over_workers(loss_sum / done, job.workers)
         if not torch.isfinite(torch.tensor(loss)):
-            raise Diverged(step + 1, last_loss)
+            raise DivergedError(step + 1, last_loss)
         now = time.perf_counter()
         speed = done * job.recipe.batch_size / (now - since)
         report(

@@ -43,7 +43,7 @@ class Context:
 def execute(config: RunConfig, context: Context) -> Metrics:
     """Do the run and return its final metrics. Collective over the process group; worker 0 writes the weights.
 
-    Raises Diverged, UserError for data or weights that do not fit.
+    Raises DivergedError, UserError for data or weights that do not fit.
     """
     worker, workers = ensure_process_group()
     started = time.perf_counter()
@@ -58,9 +58,7 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
         load_for_transfer(module, context.parent_weights)
     module.activation_checkpointing = context.activation_checkpointing
     dataset = Dataset(context.data_root, "train", config.image_size, config.data.size)
-    engine = make_engine(
-        module, config.recipe, micro_batch=context.micro_batch, workers=workers, zero_stage=context.zero_stage
-    )
+    engine = make_engine(module, config.recipe, micro_batch=context.micro_batch, workers=workers, zero_stage=context.zero_stage)
     job = TrainJob(
         recipe=config.recipe,
         seed=config.seed,
@@ -110,16 +108,16 @@ def _saver(engine: object, context: Context, worker: int, workers: int) -> Calla
 
 
 def _probe(config: RunConfig, context: Context) -> Metrics:
-    assert config.shots is not None and context.parent_weights is not None
+    assert config.shots is not None
+    assert context.parent_weights is not None
     worker, workers = dist.get_rank(), dist.get_world_size()
     module = build(config.model, config.image_size, config.classes, seed=config.seed)
     load_for_transfer(module, context.parent_weights)
     module = module.to(device()).eval()
     dataset = Dataset(context.data_root, "train", config.image_size, config.data.size)
     shots = first_shots(dataset.labels, config.classes, config.shots)
-    probe = LinearProbe(
-        features(module.features, dataset, shots, batch_size=EVAL_BATCH), torch.from_numpy(dataset.labels[shots]), config.classes
-    )
+    few_shot = features(module.features, dataset, shots, batch_size=EVAL_BATCH)
+    probe = LinearProbe(few_shot, torch.from_numpy(dataset.labels[shots]), config.classes)
 
     def forward(images: Tensor) -> Tensor:
         with torch.no_grad():

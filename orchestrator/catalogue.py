@@ -1,0 +1,75 @@
+"""The datasets of a study: identity, counts and folder of each, from its generator's arguments or from its index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.spec import ExternalData, StudyFile, expand_environment
+from orchestrator.yamltree import Place
+from vitmodel.config import UserError
+from vitmodel.data import generated
+from vitmodel.data.index import INDEX_FILE, DatasetIndex, load_index
+
+
+class DataFacts(NamedTuple):
+    """What planning needs to know of a dataset."""
+
+    identity: str
+    train: int  # images
+    classes: int
+    eval_split: str
+    root: str
+    is_missing: bool  # planned from its declaration alone
+
+
+def look_up_datasets(file: StudyFile, storage: Path) -> dict[str, DataFacts]:
+    """All datasets of a study. Raises UserError where an index contradicts the study, or is stale."""
+    found = {}
+    for name, spec in file.study.datasets.items():
+        if isinstance(spec, ExternalData):
+            found[name] = _external(file, name, spec)
+            continue
+        identity = generated.identity(spec)
+        found[name] = DataFacts(
+            identity=identity,
+            train=generated.train_samples(spec),
+            classes=generated.classes(spec),
+            eval_split=generated.eval_split(spec),
+            root=str(storage / "data" / f"{name}-{identity[-8:]}"),
+            is_missing=False,
+        )
+    return found
+
+
+def _external(file: StudyFile, name: str, spec: ExternalData) -> DataFacts:
+    try:
+        root = Path(expand_environment(spec.url))
+    except UserError:  # not set on the machine that plans
+        root = Path(spec.url)
+    index = _index(file, name, spec, root) if (root / INDEX_FILE).is_file() else None
+    return DataFacts(
+        identity=index.identity if index else f"declared-{name}-{spec.train}-{spec.classes}",
+        train=spec.train,
+        classes=spec.classes,
+        eval_split=spec.eval_split,
+        root=str(root),
+        is_missing=index is None,
+    )
+
+
+def _index(file: StudyFile, name: str, spec: ExternalData, root: Path) -> DatasetIndex:
+    place: Place = ("datasets", name)
+    try:
+        index = load_index(root)
+    except UserError as error:
+        raise file.tree.error(f"{error.file}: {error.message}", (*place, "url")) from None
+    train = index.splits["train"].samples if "train" in index.splits else 0
+    if (train, index.classes) != (spec.train, spec.classes):
+        raise file.tree.error(
+            f"the index has {train} training images of {index.classes} classes, the study says {spec.train} of {spec.classes}",
+            place,
+        )
+    if spec.eval_split not in index.splits:
+        raise file.tree.error(f"no split {spec.eval_split}", (*place, "eval_split"), ", ".join(index.splits))
+    return index

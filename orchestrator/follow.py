@@ -1,0 +1,101 @@
+"""The driver's second thread while a study runs: heartbeat, progress, tracking and limits, all by following the store."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.launch import concurrency
+from orchestrator.plan import Cell
+from orchestrator.progress import Progress
+from orchestrator.spec import StopAfter, Study
+from orchestrator.store import Lease, State, Store, write_json
+from orchestrator.tracking import Follower, tracking_uri
+
+LOOK_SECONDS, HEARTBEAT_SECONDS = 0.5, 5.0
+FAILURES = (State.FAILED, State.DIVERGED, State.STALLED)
+
+
+class Follow:
+    """Follows one study's runs in the store, on behalf of everybody who wants to know."""
+
+    def __init__(self, study: Study, store: Store, plan: dict[str, Any], lease: Lease, console: Console) -> None:
+        self._study, self._store, self._plan, self._lease, self._console = study, store, plan, lease, console
+        self.uri = tracking_uri(study.tracking.mlflow, store)
+        self.tracking = Follower(store, plan, self.uri)
+        self._done_before = {facts["run_id"] for facts in plan["runs"] if store.run(facts["run_id"]).state() is State.DONE}
+        self._slots = 1
+        self._began = time.monotonic()
+
+    @contextmanager
+    def in_background(self, cells: tuple[Cell, ...], nodes: list[dict[str, float]]) -> Iterator[None]:
+        """Follow in a thread until the body ends."""
+        slots = concurrency(cells, self._study, nodes)
+        self._slots = min(max(slots.values()), len(cells))
+        group = cells[0].pretrain.placement.group
+        self._console.print(f"{self._slots} worker group(s) of {group} side by side, on {len(nodes)} node(s)")
+        stop = threading.Event()
+        with Progress(self._store, self._plan, self._slots, self._console) as progress:
+            thread = threading.Thread(target=self._loop, args=(progress, stop), name="follow", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join(timeout=30)
+
+    def efficiency(self, started: float) -> dict[str, Any]:
+        """Wall-clock since `started` (Unix time), and the pure training time of this session, over the groups side by side."""
+        seconds = 0.0
+        for facts in self._plan["runs"]:
+            result = None if facts["run_id"] in self._done_before else self._store.run(facts["run_id"]).result()
+            if result:
+                metrics = result["metrics"]
+                seconds += metrics.get("time/train_seconds", metrics["time/run_seconds"])
+        return {"wall_seconds": time.time() - started, "training_seconds": seconds / self._slots, "slots": self._slots}
+
+    def _loop(self, progress: Progress, stop: threading.Event) -> None:
+        beat = 0.0
+        while not stop.is_set():
+            try:
+                if time.monotonic() - beat > HEARTBEAT_SECONDS:
+                    self._lease.renew()
+                    beat = time.monotonic()
+                progress.refresh()
+                self._check_limits(progress)
+                self.tracking.poll()
+            except OSError as error:  # a full or absent disk must not end the thread that would say so
+                logging.getLogger(__name__).warning("cannot follow the store: %s", error)
+            stop.wait(LOOK_SECONDS)
+        progress.refresh()
+
+    def _check_limits(self, progress: Progress) -> None:
+        """Tell the workers to begin no further run where a limit is reached."""
+        counts = progress.counts()
+        failed = sum(counts[state] for state in FAILURES)
+        then = self._study.on_failure.then
+        limit = then.stop_after if isinstance(then, StopAfter) else 1 if then == "stop" else None
+        if limit is not None and failed >= limit:
+            self._stop(State.SKIPPED, f"the study stops after {limit} failed run(s)")
+        hours = self._study.budget.wall_hours
+        if hours is not None and time.monotonic() - self._began > 3600 * hours:
+            self._stop(State.BUDGET, f"wall-clock limit of {hours:g} hours")
+        gpu_hours = self._study.budget.gpu_hours
+        if gpu_hours is not None and self._spent_gpu_hours() > gpu_hours:
+            self._stop(State.BUDGET, f"limit of {gpu_hours:g} GPU-hours")
+
+    def _spent_gpu_hours(self) -> float:
+        results = (self._store.run(facts["run_id"]).result() for facts in self._plan["runs"])
+        return float(sum(result["gpu_hours"] for result in results if result))
+
+    def _stop(self, state: State, reason: str) -> None:
+        path = self._store.study(self._study.name) / "stop.json"
+        if not path.exists():
+            write_json(path, {"state": state, "reason": reason})
+            self._console.print(f"stopping: {reason}")

@@ -1,0 +1,204 @@
+"""The store of a study to one tidy DataFrame: a row for every run of its plan, done or not.
+
+Reads plan.json (what was planned) and the runs' folders (what came of it); writes results.csv and results.parquet.
+Must not know of torch, ray or mlflow: any laptop that sees the storage folder can make the figures.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.store import RunFolder, State, Store
+from vitmodel.config import UserError
+from vitmodel.flops import TRAIN_FACTOR
+
+Facts = dict[str, Any]
+
+# Text is never missing but empty; numbers that a run does not have are missing. FLOPs are floats: they outgrow 64 bits.
+COLUMNS: dict[str, str] = {
+    "study": "str",
+    "run_id": "str",
+    "parent_id": "str",
+    "phase": "str",
+    "family": "str",
+    "variant": "str",
+    "params": "int64",
+    "forward_flops": "float64",
+    "dataset": "str",
+    "dataset_size": "int64",
+    "length": "str",
+    "epochs": "float64",
+    "steps": "int64",
+    "examples_seen": "int64",
+    "train_flops": "float64",
+    "pretrain_flops": "float64",
+    "task": "str",
+    "finetune_epochs": "float64",
+    "resolution": "int64",
+    "shots": "Int64",
+    "seed": "int64",
+    "upstream_loss": "float64",
+    "upstream_top1": "float64",
+    "top1": "float64",
+    "error": "float64",
+    "workers": "int64",
+    "zero_stage": "int64",
+    "gpu_hours": "float64",
+    "images_per_second": "float64",
+    "mfu": "float64",
+    "status": "str",
+    "attempts": "int64",
+    "core_hours": "float64",
+    "seconds": "float64",
+    "reason": "str",
+}
+
+# What differs between two executions of the same runs, and the study's name: `outcomes` leaves these out.
+_NOT_OUTCOMES = {
+    "study",
+    "workers",
+    "zero_stage",
+    "gpu_hours",
+    "images_per_second",
+    "mfu",
+    "attempts",
+    "core_hours",
+    "seconds",
+    "reason",
+}
+
+
+def collect(storage: Path, study: str) -> pd.DataFrame:
+    """One row for every run of the study's last plan, in the plan's order; columns and types as in `COLUMNS`.
+
+    A fine-tune or probe carries `dataset`, `dataset_size`, `length`, `epochs`, `pretrain_flops` and `upstream_*` of the
+    pretraining it started from, because these are the axes it is plotted against; `task` is what it was trained on,
+    `finetune_epochs` (fine-tunes) or `shots` (probes) how much. Its `params`, `steps`, `examples_seen` and `train_flops`
+    are its own. A pretraining has an empty `task` and `parent_id`, and its `top1` equals `upstream_top1`. `top1` and
+    `error` = 1 - top1 are fractions, `upstream_loss` is in nats, `seconds` and hours count every attempt, and `mfu` is
+    the share of the workers' peak FLOP/s. Without a result, all of these outcomes are missing and `status` and `reason`
+    say why. Raises UserError where the storage folder has no such study, or one of its files is damaged.
+    """
+    store = Store(storage)
+    facts = _planned(store, study)
+    by_id = {run["run_id"]: run for run in facts}
+    found = {run["run_id"]: _found(store.run(run["run_id"]), run) for run in facts}
+    rows = []
+    for run in facts:
+        origin_id = run["parent_id"] or run["run_id"]
+        origin, upstream = by_id[origin_id], found[origin_id]
+        is_child = run["parent_id"] is not None
+        rows.append(
+            {
+                **run,
+                **found[run["run_id"]],
+                **{key: origin[key] for key in ("dataset", "dataset_size", "length", "epochs", "pretrain_flops")},
+                "study": study,
+                "parent_id": run["parent_id"] or "",
+                "task": run["dataset"] if is_child else "",
+                "finetune_epochs": run["epochs"] if run["phase"] == "finetune" else math.nan,
+                "upstream_loss": upstream["loss"],
+                "upstream_top1": upstream["top1"],
+            }
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def write(frame: pd.DataFrame, folder: Path) -> Path:
+    """Write results.csv and results.parquet, each replaced in one step; returns the path of the CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "results.parquet", lambda path: frame.to_parquet(path, index=False))
+    _replace(folder / "results.csv", lambda path: frame.to_csv(path, index=False))
+    return folder / "results.csv"
+
+
+def outcomes(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that a second execution must repeat value by value, sorted by run_id: no timings, attempts or hours."""
+    kept = frame[[name for name in frame.columns if name not in _NOT_OUTCOMES]]
+    return kept.sort_values("run_id").reset_index(drop=True)
+
+
+def _replace(path: Path, write_to: Callable[[Path], None]) -> None:
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        write_to(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _planned(store: Store, study: str) -> list[Facts]:
+    """The facts of every planned run. Raises UserError where there are none to read."""
+    path = store.study(study) / "plan.json"
+    try:
+        plan = store.plan(study)
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error})", file=str(path)) from None
+    if plan is None:
+        names = sorted(folder.parent.name for folder in store.root.glob("studies/*/plan.json"))
+        raise UserError(f"no study {study!r} was started in this storage folder", file=str(path), allowed=", ".join(names))
+    runs: list[Facts] | None = plan.get("runs") if isinstance(plan, dict) else None
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and "run_id" in run for run in runs):
+        raise UserError("not a plan: it lists no runs; plan the study again", file=str(path))
+    known = {run["run_id"] for run in runs}
+    if orphans := [run["run_id"] for run in runs if run["parent_id"] not in known | {None}]:
+        raise UserError(f"not a plan: the parent of {orphans[0]} is missing; plan the study again", file=str(path))
+    return runs
+
+
+def _found(folder: RunFolder, run: Facts) -> Facts:
+    """What came of a run, as far as the store knows; raises UserError for a damaged file."""
+    try:
+        state = folder.state()
+        result = folder.result() if state is State.DONE else None
+        failure = folder.failure() if state is not State.DONE else None
+    except ValueError as error:
+        raise UserError(f"a damaged file ({error}): remove the folder to run it again", file=str(folder.path)) from None
+    head = {"status": str(state), "attempts": folder.attempts(), "reason": (failure or {}).get("reason", "")}
+    return {**head, **(_result_facts(result, run) if result else _spent_facts(folder, run))}
+
+
+def _result_facts(result: Facts, run: Facts) -> Facts:
+    """Outcomes and cost of a finished run."""
+    metrics = result["metrics"]
+    speed = result.get("last", {}).get("speed/images_per_second", math.nan)
+    workers, top1 = result["workers"], metrics["eval/top1"]
+    return {
+        "loss": metrics.get("eval/loss", math.nan),
+        "top1": top1,
+        "error": 1 - top1,
+        "workers": workers,
+        "zero_stage": result["zero_stage"],
+        "gpu_hours": result["gpu_hours"],
+        "core_hours": result["core_hours"],
+        "seconds": _seconds(result),
+        "images_per_second": speed,
+        "mfu": speed * TRAIN_FACTOR * run["forward_flops"] / result["peak_flops"],
+    }
+
+
+def _seconds(result: Facts) -> float:
+    """Wall time of all attempts: the result holds it as hours of what the workers reserved."""
+    for hours, per_worker in (("core_hours", "cpus_per_worker"), ("gpu_hours", "gpus_per_worker")):
+        if result[per_worker]:
+            return float(3600 * result[hours] / (result["workers"] * result[per_worker]))
+    return float(result["metrics"]["time/run_seconds"])
+
+
+def _spent_facts(folder: RunFolder, run: Facts) -> Facts:
+    """Cost so far of a run without a result; its outcomes are missing."""
+    group, seconds = run["placement"]["group"], folder.spent_seconds()
+    return {
+        **dict.fromkeys(("loss", "top1", "error", "images_per_second", "mfu"), math.nan),
+        "workers": group["workers"],
+        "zero_stage": group["zero_stage"],
+        "gpu_hours": seconds * group["workers"] * group["gpus_per_worker"] / 3600,
+        "core_hours": seconds * group["workers"] * group["cpus_per_worker"] / 3600,
+        "seconds": seconds,
+    }

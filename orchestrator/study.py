@@ -1,0 +1,233 @@
+"""`python -m orchestrator.study FILE`: a study from its file to its report. The same command is its resume.
+
+    read -> plan -> (refuse | print | go on) -> prepare data -> launch -> collect -> report
+
+Exit codes: 0 all runs done; 1 some failed, diverged or were skipped; 2 the user's error, said before anything runs;
+3 the cluster never offered what a run needs; 4 the budget is spent; 5 another live driver holds this study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import budget
+from orchestrator.plan import Bundle, Cell, Plan, make_bundles, make_plan
+from orchestrator.planview import plan_as_data, plan_as_text
+from orchestrator.spec import ExternalData, StudyFile, expand_environment, read_study
+from orchestrator.store import Lease, LeaseHeldError, State, Store, write_json
+from vitmodel.config import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from orchestrator.follow import Follow
+
+POLL_SECONDS = 0.5
+DONE, SOME_FAILED, USER_ERROR, NO_CLUSTER, OVER_BUDGET, HELD = range(6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A study that has been read and planned."""
+
+    file: StudyFile
+    store: Store
+    plan: Plan
+    bundles: list[Bundle]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return plan_as_data(self.plan, self.bundles)
+
+    def open_cells(self) -> tuple[Cell, ...]:
+        """Cells with a run that has no result yet."""
+        return tuple(c for c in self.plan.cells if any(self.store.run(r.run_id).state() is not State.DONE for r in c.runs))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Prints one message for what a user got wrong."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.study", description="Run a study, or go on with it.")
+    parser.add_argument("study", type=Path, help="the study's YAML file")
+    parser.add_argument("--plan", action="store_true", help="print what would run and what it costs, then stop")
+    parser.add_argument("--json", action="store_true", help="with --plan: as JSON")
+    parser.add_argument("--storage", default=None, help="folder of all runs, in place of the file's storage.path")
+    options = parser.parse_args(arguments)
+    return run(options.study, storage=options.storage, plan_only=options.plan, as_json=options.json)
+
+
+def run(path: Path, *, storage: str | None = None, plan_only: bool = False, as_json: bool = False) -> int:
+    """Plan a study, and unless only the plan is wanted, run it. Returns the exit code."""
+    try:
+        prepared = prepare(path, storage)
+        if plan_only:
+            print(_plan_text(prepared, as_json))
+            return DONE
+        return _run(prepared)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except LeaseHeldError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return HELD
+
+
+def prepare(path: Path, storage: str | None = None) -> Prepared:
+    """Read and plan. Raises UserError; touches nothing."""
+    file = read_study(path)
+    store = Store(storage_root(storage or expand_environment(file.study.storage.path)))
+    plan = make_plan(file, store.root)
+    nodes = budget.local_node()
+    groups = {cell.pretrain.placement.group for cell in plan.cells}
+    limit = file.study.resources.max_concurrent
+    slots = (
+        {g: 1 if g.gpus_per_worker else budget.slots(g, nodes) for g in groups}
+        if limit == "auto"
+        else dict.fromkeys(groups, limit)
+    )
+    return Prepared(file=file, store=store, plan=plan, bundles=make_bundles(plan.cells, slots, file.study.resources.bundle))
+
+
+def storage_root(path: str) -> Path:
+    """The storage folder as an absolute path. Inside a Ray job the working directory is a copy that is thrown away,
+    so a relative path is taken from the home folder there."""
+    base = Path.home() / "vitscale" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
+    return (base / Path(path).expanduser()).absolute()
+
+
+def _plan_text(prepared: Prepared, as_json: bool) -> str:
+    done = sum(prepared.store.run(run.run_id).state() is State.DONE for run in prepared.plan.runs)
+    if as_json:
+        return json.dumps({**prepared.data, "done": done}, indent=1)
+    return plan_as_text(prepared.plan, prepared.bundles, done)
+
+
+def _run(prepared: Prepared) -> int:
+    """Everything after the plan: checks, lease, data, launch, report."""
+    from orchestrator.launch import check_room, on_cluster
+
+    study = prepared.file.study
+    if prepared.plan.missing_indexes:
+        name = prepared.plan.missing_indexes[0]
+        raise prepared.file.tree.error(
+            f"no index.json in {prepared.plan.datasets[name]}",
+            ("datasets", name, "url"),
+            "a folder made by `vitscale data pack`",
+        )
+    cells = prepared.open_cells()
+    if cells and not on_cluster() and not study.resources.wait_minutes:
+        check_room(prepared.plan, budget.local_node())
+    planned = prepared.data["totals"]["gpu_hours"]
+    if study.budget.gpu_hours is not None and planned > study.budget.gpu_hours:
+        print(
+            f"over budget: the plan needs about {planned:g} GPU-hours, the limit is {study.budget.gpu_hours:g}", file=sys.stderr
+        )
+        return OVER_BUDGET
+    prepared.store.check_writable()
+    lease = Lease(prepared.store.study(study.name))
+    lease.take()
+    try:
+        return _drive(prepared, cells, lease)
+    finally:
+        lease.release()
+
+
+def _drive(prepared: Prepared, cells: tuple[Cell, ...], lease: Lease) -> int:
+    from rich.console import Console
+
+    from orchestrator.follow import Follow
+    from orchestrator.launch import NoClusterError, launch, ray_session, wait_for_room
+
+    study, store = prepared.file.study, prepared.store
+    console = Console(highlight=False)
+    started = time.time()
+    folder = store.study(study.name)
+    (folder / "stop.json").unlink(missing_ok=True)
+    write_json(folder / "plan.json", prepared.data)
+    runs, all_cells = len(prepared.plan.runs), len(prepared.plan.cells)
+    console.print(f"{study.name}: {runs} runs, {len(cells)} of {all_cells} cells open, storage {store.root}")
+    follow = Follow(prepared.file.study, store, prepared.data, lease, console)
+    if cells:
+        _make_datasets(prepared, console)
+        try:
+            with ray_session() as nodes:
+                room = wait_for_room(prepared.plan, nodes, study.resources.wait_minutes)
+                with follow.in_background(cells, room):
+                    launch(study, prepared.plan, cells, store, room)
+        except NoClusterError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return NO_CLUSTER
+    return _finish(prepared, follow, started)
+
+
+def _make_datasets(prepared: Prepared, console: Any) -> None:
+    """Generate what the study asks to be generated, where it is not there yet."""
+    from vitmodel.data.index import INDEX_FILE
+    from vitmodel.data.shards import pack
+
+    for name, spec in prepared.file.study.datasets.items():
+        root = Path(prepared.plan.datasets[name])
+        if not isinstance(spec, ExternalData) and not (root / INDEX_FILE).exists():
+            began = time.perf_counter()
+            index = pack(spec, root)
+            samples = sum(split.samples for split in index.splits.values())
+            console.print(
+                f"packed {name}: {samples:,} images of {index.classes} classes in {time.perf_counter() - began:.1f} s"
+            )
+
+
+def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.DataFrame, list[Path]]:
+    """Collect the rows there are; write results.csv and report.html."""
+    from orchestrator import report, results
+
+    study, store = prepared.file.study, prepared.store
+    folder = store.study(study.name)
+    frame = results.collect(store.root, study.name)
+    facts = {
+        "title": study.report.title or study.name,
+        "note": study.report.note,
+        "study_yaml": Path(prepared.file.tree.file).read_text(),
+        "planned": prepared.data["totals"],
+        "storage": str(store.root),
+        **efficiency,
+    }
+    return frame, [results.write(frame, folder), report.write(frame, folder, facts)]
+
+
+def _finish(prepared: Prepared, follow: Follow, started: float) -> int:
+    """Collect, report, send to MLflow, say where everything is."""
+    frame, files = write_report(prepared, follow.efficiency(started))
+    states = frame["status"].value_counts().to_dict()
+    sent = follow.tracking.finish(files, {f"runs.{state}": str(n) for state, n in states.items()})
+    _say_where(frame, files, follow, follow.efficiency(started), sent)
+    if states.get("DONE", 0) == len(frame):
+        return DONE
+    return OVER_BUDGET if states.get("BUDGET") else SOME_FAILED
+
+
+def _say_where(frame: pd.DataFrame, files: list[Path], follow: Follow, facts: dict[str, Any], sent: bool) -> None:
+    from orchestrator import report
+
+    print(report.table_text(frame))
+    print(*report.summary_lines(frame), sep="\n")
+    wall, training = facts["wall_seconds"], facts["training_seconds"]
+    if training:
+        ratio = f"{wall / training:.2f} x the pure training time it contains"
+        print(f"\nwall-clock {wall:.0f} s = {ratio} ({training:.0f} s, {facts['slots']} groups side by side)")
+    else:
+        print("\nnothing was left to train")
+    for failed in frame[~frame["status"].isin(["DONE"])].itertuples():
+        print(f"{failed.status}: {failed.run_id}: {str(failed.reason).splitlines()[0]}")
+    print(f"\nresults   {files[0]}\nreport    {files[1]}")
+    away = "" if sent else "   (MLflow was away; `vitscale sync` sends what is missing)"
+    print(f"MLflow    mlflow ui --backend-store-uri {follow.uri}{away}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

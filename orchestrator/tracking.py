@@ -1,0 +1,223 @@
+"""MLflow as a follower of the store: one writer for a study, which can stop, fall behind and replay.
+
+Study = experiment; the study's parent run holds the report; one MLflow run for one run over all its attempts.
+How far it got is in `tracking.json`; without that file it finds its runs again by their `run_id` tag.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.store import RunFolder, State, Store, read_json, write_json
+from orchestrator.watch import Watch
+
+BATCH = 500  # metrics a request; MLflow takes at most 1000
+ENDED = {State.DONE: "FINISHED", State.PLANNED: "RUNNING", State.RUNNING: "RUNNING"}  # others: FAILED
+BACK_OFF_SECONDS = (1.0, 60.0)
+
+log = logging.getLogger(__name__)
+
+
+def tracking_uri(setting: str, store: Store) -> str:
+    """The address to write to: as given, or a sqlite file in the storage folder."""
+    return f"sqlite:///{store.root / 'mlflow.db'}" if setting == "auto" else setting
+
+
+class Follower:
+    """Sends what is new in the store to MLflow each time it is polled. Never raises because MLflow is away."""
+
+    def __init__(self, store: Store, plan: dict[str, Any], uri: str) -> None:
+        self._store, self._plan, self._uri = store, plan, uri
+        self._facts = {facts["run_id"]: facts for facts in plan["runs"]}
+        self._cursor_path = store.study(plan["study"]) / "tracking.json"
+        cursor = read_json(self._cursor_path)
+        self._cursor: dict[str, Any] = cursor if cursor and cursor["uri"] == uri else {"uri": uri, "runs": {}}
+        self._watch = Watch(store, self._facts)
+        self._waiting: dict[str, RunFolder] = {}
+        self._client: Any = None
+        self._pause, self._not_before = BACK_OFF_SECONDS[0], 0.0
+
+    @property
+    def behind(self) -> int:
+        """Runs whose news are not sent yet."""
+        return len(self._waiting)
+
+    def poll(self) -> None:
+        """Send what is new; on an outage keep it, and wait longer each time before the next try."""
+        for seen in self._watch.look():
+            self._waiting[seen.folder.run_id] = seen.folder
+        if time.monotonic() < self._not_before:
+            return
+        try:
+            self._connect()
+            for run_id, folder in list(self._waiting.items()):
+                self._send(run_id, folder)
+                del self._waiting[run_id]
+        except Exception as error:  # whatever a tracker's client raises: the study goes on
+            log.warning("tracking is away, will try again in %.0f s: %s", self._pause, str(error).splitlines()[0][:200])
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, BACK_OFF_SECONDS[1])
+        else:
+            self._pause = BACK_OFF_SECONDS[0]
+
+    def finish(self, files: list[Path], tags: dict[str, str], seconds: float = 25.0) -> bool:
+        """Send the rest and the report, end the parent run. False where MLflow stayed away for `seconds`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._not_before = 0.0
+            self.poll()
+            if not self._waiting and self._client is not None and self._close_parent(files, tags):
+                return True
+            time.sleep(0.5)
+        return False
+
+    def _connect(self) -> None:
+        """Client, experiment and parent run: found again or made."""
+        if self._client is not None:
+            return
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self._uri)
+        name = self._plan["study"]
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            files = (self._store.root / "mlartifacts" / name).as_uri() if self._uri.startswith("sqlite") else None
+            experiment_id = client.create_experiment(name, artifact_location=files)
+        else:
+            experiment_id = experiment.experiment_id
+        if self._cursor.get("experiment") != experiment_id:  # another database: what was sent elsewhere does not count
+            self._cursor = {"uri": self._uri, "experiment": experiment_id, "runs": _existing(client, experiment_id)}
+        self._cursor["parent"] = (
+            self._cursor["runs"].get("study", {}).get("id")
+            or client.create_run(
+                experiment_id, run_name=name, tags={"run_id": "study", "phase": "study", "study": name}
+            ).info.run_id
+        )
+        self._cursor["runs"]["study"] = {"id": self._cursor["parent"], "step": 0, "state": "RUNNING"}
+        client.update_run(self._cursor["parent"], status="RUNNING")
+        self._client = client
+        self._save()
+
+    def _send(self, run_id: str, folder: RunFolder) -> None:
+        state = folder.state()
+        known = self._cursor["runs"].get(run_id)
+        if known and known["state"] == state == State.DONE:
+            return
+        if known is None:
+            if state is State.PLANNED:
+                return
+            known = {"id": self._create(run_id), "step": 0, "state": str(State.RUNNING)}
+            self._cursor["runs"][run_id] = known
+            self._save()
+        entries = [entry for entry in folder.metrics() if entry["step"] > known["step"]]
+        self._send_metrics(known, entries)
+        self._send_state(known, folder, state)
+        self._save()
+
+    def _create(self, run_id: str) -> str:
+        """A run with all its keys as parameters and tags, so that flat filters find it."""
+        facts = self._facts[run_id]
+        tags = {
+            name: str(facts[name])
+            for name in ("run_id", "phase", "family", "variant", "dataset", "seed")
+            if facts[name] is not None
+        }
+        tags |= {
+            "study": self._plan["study"],
+            "parent_id": facts["parent_id"] or "",
+            "mlflow.parentRunId": self._cursor["parent"],
+        }
+        run = self._client.create_run(self._cursor["experiment"], run_name=facts["label"], tags=tags)
+        self._client.log_batch(run.info.run_id, params=_params(facts, self._store.run(run_id)))
+        return str(run.info.run_id)
+
+    def _send_metrics(self, known: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, float(value), int(entry["time"] * 1000), int(entry["step"]))
+            for entry in entries
+            for name, value in entry.items()
+            if name not in ("step", "time")
+        ]
+        for start in range(0, len(metrics), BATCH):
+            self._client.log_batch(known["id"], metrics=metrics[start : start + BATCH])
+        if entries:
+            known["step"] = entries[-1]["step"]
+
+    def _send_state(self, known: dict[str, Any], folder: RunFolder, state: State) -> None:
+        from mlflow.entities import Metric
+
+        tags = {"state": str(state), "attempts": str(folder.attempts())}
+        if (result := folder.result()) is not None:
+            now = int(result["finished"] * 1000)
+            step = self._facts[folder.run_id]["steps"]
+            final = {**result["metrics"], "cost/gpu_hours": result["gpu_hours"], "cost/core_hours": result["core_hours"]}
+            final |= {"error": 1.0 - final["eval/top1"]} if "eval/top1" in final else {}
+            self._client.log_batch(known["id"], metrics=[Metric(name, float(v), now, step) for name, v in final.items()])
+        elif (failure := folder.failure()) is not None:
+            tags["reason"] = failure["reason"][:5000]
+        for name, value in tags.items():
+            self._client.set_tag(known["id"], name, value)
+        status = ENDED.get(state, "FAILED")
+        if status == "RUNNING":
+            self._client.update_run(known["id"], status=status)
+        else:
+            self._client.set_terminated(known["id"], status=status)
+        known["state"] = str(state)
+
+    def _close_parent(self, files: list[Path], tags: dict[str, str]) -> bool:
+        try:
+            for file in files:
+                self._client.log_artifact(self._cursor["parent"], str(file))
+            for name, value in tags.items():
+                self._client.set_tag(self._cursor["parent"], name, value)
+            self._end_stale()
+            self._client.set_terminated(self._cursor["parent"], status="FINISHED")
+        except Exception as error:  # as in poll
+            log.warning("tracking is away: %s", str(error).splitlines()[0][:200])
+            return False
+        return True
+
+    def _end_stale(self) -> None:
+        """No run of this experiment that nobody works on stays RUNNING."""
+        for run_id, known in self._cursor["runs"].items():
+            if run_id != "study" and run_id not in self._facts and known["state"] == State.RUNNING:
+                self._client.set_terminated(known["id"], status="KILLED")
+                known["state"] = "KILLED"
+
+    def _save(self) -> None:
+        write_json(self._cursor_path, self._cursor)
+
+
+def _existing(client: Any, experiment_id: str) -> dict[str, Any]:
+    """Runs of an earlier follower whose cursor is lost, by run_id. Their metrics are sent again: MLflow keeps one of equals."""
+    found: dict[str, Any] = {}
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], max_results=1000, page_token=token)
+        for run in page:
+            if run_id := run.data.tags.get("run_id"):
+                found[run_id] = {"id": run.info.run_id, "step": 0, "state": str(State.RUNNING)}
+        token = page.token
+        if not token:
+            return found
+
+
+def _params(facts: dict[str, Any], folder: RunFolder) -> list[Any]:
+    from mlflow.entities import Param
+
+    config = (read_json(folder.path / "config.json") or {}).get("config", {})
+    flat = {name: value for name, value in facts.items() if name not in ("placement", "label")}
+    flat |= {f"recipe.{name}": value for name, value in (config.get("recipe") or {}).items()}
+    flat |= {f"model.{name}": value for name, value in config.get("model", {}).items()}
+    return [Param(name, str(value)) for name, value in sorted(flat.items()) if value is not None]

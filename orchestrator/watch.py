@@ -1,0 +1,54 @@
+"""What is new in the store since the last look. Whoever follows a study (progress, tracking, limits) looks through here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.store import RunFolder, State, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A run as it stands now; `last` is its newest metrics entry."""
+
+    folder: RunFolder
+    state: State
+    last: dict[str, Any]
+
+
+class Watch:
+    """Looks at a fixed set of runs; remembers what each looked like to report only changes."""
+
+    def __init__(self, store: Store, run_ids: Iterable[str]) -> None:
+        self._folders = [store.run(run_id) for run_id in run_ids]
+        self._known: dict[str, tuple[Any, ...]] = {}
+
+    def look(self) -> list[Seen]:
+        """Runs that changed since the last look."""
+        changed = []
+        for folder in self._folders:
+            signature = _signature(folder)
+            if signature != self._known.get(folder.run_id, ()):
+                self._known[folder.run_id] = signature
+                changed.append(Seen(folder=folder, state=folder.state(), last=_last_entry(folder)))
+        return changed
+
+
+def _signature(folder: RunFolder) -> tuple[Any, ...]:
+    """Name, time and size of what decides a run's state; empty for a run that was never begun."""
+    watched = [*folder.metrics_files(), folder.path / "failure.json", folder.path / "result.json"]
+    found = []
+    for path in watched:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue
+        found.append((path.name, stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
+
+
+def _last_entry(folder: RunFolder) -> dict[str, Any]:
+    entries = list(folder.metrics())
+    return entries[-1] if entries else {}

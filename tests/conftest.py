@@ -1,0 +1,76 @@
+"""A study small enough to run for real in a test, and ways to change and run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+
+TINY = """\
+name: tiny
+datasets:
+  fractals: {generate: fractals, classes: 4, train: 256, val: 64, image_size: 16, points: 256}
+  digits: {generate: digits, image_size: 16}
+pretrain:
+  data: fractals
+  resolution: 16
+  sizes: [128, 256]
+  lengths: [{epochs: 2}]
+  models:
+    - {family: vit, variant: V16/8, width: 16, depth: 1, mlp_dim: 32, heads: 2, patch: 8}
+    - {family: resnet, variant: R4, stages: [1, 1], width: 4, block: basic, stem: stride2, groups: 2}
+  recipe:
+    vit: {preset: micro_vit, batch_size: 32}
+    resnet: {preset: micro_resnet, batch_size: 32}
+transfer:
+  tasks: [digits]
+  epochs: [1, 2]
+  resolution: 16
+  recipe: {preset: micro_vit_finetune}
+probe:
+  tasks: [digits]
+  shots: [5]
+"""
+
+Change = Callable[[dict[str, Any]], None]
+WriteStudy = Callable[..., Path]
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> WriteStudy:
+    """`write_study(change)`: the tiny study's file, after `change` was made to its content."""
+
+    def write(change: Change | None = None, name: str = "tiny.yaml") -> Path:
+        yaml = YAML()
+        content = yaml.load(TINY)
+        if change:
+            change(content)
+        path = tmp_path / name
+        with path.open("w") as file:
+            yaml.dump(content, file)
+        return path
+
+    return write
+
+
+def run_study(study: Path, storage: Path, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """The command a user types, in a process of its own."""
+    return subprocess.run(study_command(study, storage, *arguments), capture_output=True, text=True, check=False, **kwargs)
+
+
+def study_command(study: Path, storage: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator.study", str(study), "--storage", str(storage), *arguments]
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what Ray or a process group left in it."""
+    prefixes = ("RAY_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}

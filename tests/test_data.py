@@ -1,0 +1,185 @@
+"""Packing, index and reading: deterministic bytes, nested balanced sizes, and an answer to every damaged file."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset as wds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitmodel.config import UserError
+from vitmodel.data import generated
+from vitmodel.data.augment import augment, normalise
+from vitmodel.data.generated import DigitsConfig, FractalConfig
+from vitmodel.data.index import load_index
+from vitmodel.data.order import Batch
+from vitmodel.data.reader import Dataset
+from vitmodel.data.shards import interleaved, pack, verify
+from vitmodel.data.sources import encode_png
+
+FRACTALS = FractalConfig(generate="fractals", classes=8, train=2500, val=100, image_size=16, points=128)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "fractals"
+    pack(FRACTALS, root, processes=1)
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in root.iterdir()}
+
+
+def test_bytes_do_not_depend_on_processes(packed: Path, tmp_path: Path) -> None:
+    pack(FRACTALS, tmp_path / "fractals", processes=2)
+    assert contents(tmp_path / "fractals") == contents(packed)
+
+
+def test_other_arguments_other_identity() -> None:
+    changed = FRACTALS.model_copy(update={"variation": 0.3})
+    assert generated.identity(changed) != generated.identity(FRACTALS)
+
+
+def test_declared_counts_are_the_real_ones(packed: Path, tmp_path: Path) -> None:
+    for config, root in ((FRACTALS, packed), (digits := DigitsConfig(generate="digits"), tmp_path / "digits")):
+        index = pack(config, root)
+        assert index.splits["train"].samples == generated.train_samples(config)
+        assert index.classes == generated.classes(config)
+        assert generated.eval_split(config) in index.splits
+    assert sum(part.samples for part in pack(digits, tmp_path / "digits").splits.values()) == 1797
+
+
+@given(st.integers(2, 9), st.integers(1, 60), st.integers(0, 3))
+def test_every_prefix_is_balanced(classes: int, each: int, seed: int) -> None:
+    labels = np.repeat(np.arange(classes), each)
+    ordered = labels[interleaved(labels, seed)]
+    assert sorted(ordered) == sorted(labels)
+    for n in range(1, len(labels) + 1, 7):
+        counts = np.bincount(ordered[:n], minlength=classes)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_sizes_are_nested(packed: Path) -> None:
+    small, large = Dataset(packed, "train", 16, 100), Dataset(packed, "train", 16, 1000)
+    assert np.array_equal(small.read(np.arange(100)), large.read(np.arange(100)))
+    assert np.array_equal(small.labels, large.labels[:100])
+
+
+def test_stock_webdataset_reads_our_shards(packed: Path) -> None:
+    shards = [str(packed / shard.name) for shard in load_index(packed).splits["train"].shards]
+    theirs = list(wds.WebDataset(shards, shardshuffle=False))
+    ours = Dataset(packed, "train", 16)
+    assert [int(sample["cls"]) for sample in theirs] == ours.labels.tolist()
+    assert len({sample["__key__"] for sample in theirs}) == FRACTALS.train
+
+
+def test_cache_and_files_give_the_same(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = Dataset(packed, "val", 16)
+    monkeypatch.setattr("vitmodel.data.reader.CACHE_BYTES", 0)
+    direct = Dataset(packed, "val", 16)
+    order = direct.order(seed=0, lanes=4, window=16)
+    batches = [order.batch(step, 8) for step in range(20)]
+    for one, other in zip(cached.batches(batches), direct.batches(batches), strict=True):
+        assert np.array_equal(one.images, other.images)
+        assert np.array_equal(one.labels, other.labels)
+
+
+def test_verify_finds_a_flipped_byte(packed: Path, tmp_path: Path) -> None:
+    root = tmp_path / "fractals"
+    pack(FRACTALS, root)
+    assert verify(root) == []
+    path = root / "train-00001.tar"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert verify(root) == ["train-00001.tar: checksum differs"]
+
+
+@pytest.mark.parametrize("damage", ["missing shard", "longer shard", "bad json", "no index"])
+def test_stale_and_missing_indexes(damage: str, tmp_path: Path) -> None:
+    root = tmp_path / "fractals"
+    pack(FRACTALS, root)
+    match damage:
+        case "missing shard":
+            (root / "val-00000.tar").unlink()
+        case "longer shard":
+            (root / "val-00000.tar").open("ab").write(b"x")
+        case "bad json":
+            (root / "index.json").write_text("{")
+        case "no index":
+            (root / "index.json").unlink()
+    with pytest.raises(UserError, match="index"):
+        load_index(root)
+
+
+def test_a_foreign_folder_is_never_overwritten(packed: Path) -> None:
+    before = contents(packed)
+    with pytest.raises(UserError, match="another dataset"):
+        pack(FRACTALS.model_copy(update={"seed": 9}), packed)
+    assert contents(packed) == before
+
+
+def test_half_a_pack_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("vitmodel.data.shards._write_shard", fail)
+    with pytest.raises(OSError, match="disk full"):
+        pack(FRACTALS, tmp_path / "fractals", processes=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_image_is_named(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "fractals"
+    pack(FRACTALS, root)
+    member = np.load(root / "val-00000.npy")[3]
+    path = root / "val-00000.tar"
+    data = bytearray(path.read_bytes())
+    data[member["offset"] + 60 : member["offset"] + member["bytes"]] = bytes(member["bytes"] - 60)
+    path.write_bytes(data)
+    monkeypatch.setattr("vitmodel.data.reader.CACHE_BYTES", 0)
+    with pytest.raises(UserError, match=f"val-00000.tar: sample 3 at byte {member['offset']}"):
+        Dataset(root, "val", 16).read(np.array([3]))
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "bomb"
+    pack(FractalConfig(generate="fractals", classes=2, train=2, val=2, image_size=8, points=64), root)
+    bomb = encode_png(np.zeros((9000, 9000), dtype=np.uint8))
+    tar = root / "val-00000.tar"
+    with tarfile.open(tar, "w") as archive:
+        info = tarfile.TarInfo("a.png")
+        info.size = len(bomb)
+        (root / "a").write_bytes(bomb)
+        archive.addfile(info, (root / "a").open("rb"))
+    members = np.load(root / "val-00000.npy")
+    members[0] = (512, len(bomb), 0)
+    np.save(root / "val-00000.npy", members)
+    index = json.loads((root / "index.json").read_text())
+    index["splits"]["val"]["shards"][0]["bytes"] = tar.stat().st_size
+    (root / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="pixels"):
+        Dataset(root, "val", 8)
+
+
+@pytest.mark.parametrize("kind", ["none", "shift", "inception"])
+def test_augmentation_belongs_to_the_sample(packed: Path, kind: str) -> None:
+    import torch
+
+    data = Dataset(packed, "train", 16, 64)
+    samples, epochs = np.arange(8), np.zeros(8, dtype=np.int64)
+    images = normalise(data.read(samples), torch.device("cpu"))
+    assert images.abs().max() <= 1
+    whole = augment(images, Batch(samples, epochs), 0, kind, True)
+    alone = augment(images[5:6], Batch(samples[5:6], epochs[5:6]), 0, kind, True)
+    assert torch.allclose(whole[5:6], alone, atol=1e-6)
+    assert whole.shape == images.shape
+    other = augment(images, Batch(samples, epochs + 1), 0, kind, True)
+    assert not torch.equal(whole, other)
+    assert torch.equal(augment(images, Batch(samples, epochs), 0, "none", False), images)
