@@ -161,7 +161,7 @@ def state_bytes(params: int, zero_stage: int, workers: int, recipe: Recipe, devi
 
 def check_fits(name: str, group: Group, nodes: list[dict[str, float]]) -> None:
     """Raise UserError where the nodes, all free, could not hold the group: names the run and the largest node."""
-    for resource, need in (("CPU", group.cpus_per_worker), ("GPU", group.gpus_per_worker)):
+    for resource, need in (("GPU", group.gpus_per_worker), ("CPU", group.cpus_per_worker)):
         if not need:
             continue
         room = sum(int(node.get(resource, 0) // need) for node in nodes)

@@ -151,7 +151,7 @@ class _Planner:
         try:
             pretrain = self._pretrain(entry, size, length, seed)
         except UserError as error:
-            raise self._placed(error, place, size) from None
+            raise self._placed(error, place, size, entry.model.family) from None
         return Cell(pretrain=pretrain, children=tuple(self._children(entry, pretrain)))
 
     def _pretrain(self, entry: ModelEntry, size: Size, length: Length, seed: int) -> Run:
@@ -181,7 +181,9 @@ class _Planner:
                 try:
                     yield self._finetune(entry, parent, task, epochs)
                 except UserError as error:
-                    raise self._placed(error, ("transfer", "tasks", number), parent.config.data.size) from None
+                    raise self._placed(
+                        error, ("transfer", "tasks", number), parent.config.data.size, entry.model.family
+                    ) from None
         for task in probe.tasks if probe else ():
             for shots in probe.shots if probe else ():
                 if shots * self.data[task].classes > self.data[task].train:
@@ -261,14 +263,14 @@ class _Planner:
         is_gpu = budget.device_of(self.study.resources).is_gpu
         return recipe.model_copy(update={"precision": "bf16" if is_gpu else "fp32"})
 
-    def _placed(self, error: UserError, place: Place, size: Size) -> UserError:
+    def _placed(self, error: UserError, place: Place, size: Size, family: str) -> UserError:
         """The error with the line of whatever asked for it: by its field, else the place that was being planned."""
         pretrain = self.study.pretrain
         places: dict[str, Place] = {
             "sizes": ("pretrain", "sizes", pretrain.sizes.index(size) if size in pretrain.sizes else 0),
             "lanes": ("pretrain", "lanes") if pretrain.lanes else ("resources", "workers"),
             "resources": ("resources",),
-            "recipe": (place[0], "recipe"),
+            "recipe": (place[0], "recipe", family),
         }
         return self.file.tree.error(error.message, places.get(error.field, place), error.allowed)
 

@@ -1,8 +1,7 @@
-"""The figures: error against data, compute and fine-tuning, ViT against ResNet.
+"""The figures: error against data, compute and fine-tuning. One colour a family, a shade and a marker a variant; mean
+and range over seeds; a run without a result is a gap.
 
-Each function takes the results frame (or a part of it) and returns a matplotlib Figure of one panel; nothing is
-shown, saved or changed globally. One colour a family, a shade and a marker a variant; mean and range over seeds;
-a run without a result is a gap.
+Each function takes the results frame and returns a Figure of one panel; nothing is shown, saved or changed globally.
 """
 
 from __future__ import annotations
@@ -84,7 +83,15 @@ def error_vs_pretrain_flops(frame: pd.DataFrame, task: str | None = None, epochs
     _log_ticks(axes.xaxis, scaled["pretrain_flops"], lambda x: f"{x:g}")
     _error_axis(axes, points)
     if len(points):
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10, handlelength=2.4)
+        place = {
+            "loc": "center left",
+            "bbox_to_anchor": (1.01, 0.5),
+            "frameon": False,
+            "handlelength": 1.8,
+            "handletextpad": 0.4,
+        }
+        for text in axes.legend(fontsize=9.5, **place).get_texts():
+            text.set_parse_math(False)
     return figure
 
 
@@ -102,20 +109,21 @@ def _subtitle(rows: pd.DataFrame, what: str, *more: str) -> str:
     """What is drawn, over how many seeds, and how many runs are gaps."""
     gaps, seeds = len(rows) - len(standing.finished(rows)), rows["seed"].nunique()
     parts = [what, f"mean and range of {seeds} seeds" if seeds > 1 else "one seed", *more] if len(rows) else []
-    return "; ".join([*parts, *([f"{gaps} of {len(rows)} runs have no result: gaps" if gaps else ""] if gaps else [])])
+    return "; ".join([*parts, f"{gaps} of {len(rows)} runs without a result (gaps)"] if gaps else parts)
 
 
 def _canvas(title: str, subtitle: str, points: pd.DataFrame) -> tuple[Figure, Axes]:
     """An empty panel with room for labels on its right, its words above, and a key to the families' colours."""
     figure = Figure(figsize=SIZE_INCHES, facecolor="white")
-    titles, subtitles = textwrap.wrap(title, 54), textwrap.wrap(subtitle, 88)
+    titles, subtitles = textwrap.wrap(title, 54), textwrap.wrap(subtitle, 82)
     top = 0.985 - 0.05 * len(titles)
     bottom = top - 0.037 * max(1, len(subtitles)) - 0.012
-    figure.text(0.012, 0.985, "\n".join(titles), fontsize=13, fontweight="bold", color=INK, va="top")
-    figure.text(0.012, top - 0.008, "\n".join(subtitles), fontsize=9.5, color=GREY, va="top")
+    plain: dict[str, Any] = {"va": "top", "parse_math": False}  # names come from files: a dollar is no formula
+    figure.text(0.012, 0.985, "\n".join(titles), fontsize=13, fontweight="bold", color=INK, **plain)
+    figure.text(0.012, top - 0.008, "\n".join(subtitles), fontsize=9.5, color=GREY, **plain)
     axes = figure.add_axes((0.125, 0.12, 0.69, bottom - 0.065 - 0.12))
-    axes.xaxis.label.set(fontsize=11, color=INK)
-    axes.yaxis.label.set(fontsize=11, color=INK)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(fontsize=11, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=10.5, colors=INK)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
@@ -177,7 +185,7 @@ def _styles(points: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
 def _colour(family: str, depth: float = 1.0) -> tuple[float, float, float]:
     """The family's colour, from light (depth near 0) to dark (1)."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*to_rgb(COLOURS.get(family, OTHER_COLOUR)))
-    return colorsys.hls_to_rgb(hue, 0.72 + depth * (0.82 * lightness - 0.72), saturation)
+    return colorsys.hls_to_rgb(hue, 0.64 + depth * (0.8 * lightness - 0.64), saturation)
 
 
 # --- axes and labels ------------------------------------------------------------------------------------------
@@ -216,7 +224,13 @@ def _label_ends(axes: Axes, points: pd.DataFrame, x: str) -> None:
     axes.autoscale_view()
     to_fraction = axes.transData + axes.transAxes.inverted()
     heights = [float(to_fraction.transform(end[:2])[1]) for end in ends]
-    words: dict[str, Any] = {"textcoords": "axes fraction", "va": "center", "fontsize": 10.5, "fontweight": "bold"}
+    words: dict[str, Any] = {
+        "textcoords": "axes fraction",
+        "va": "center",
+        "fontsize": 10.5,
+        "fontweight": "bold",
+        "parse_math": False,
+    }
     for (end_x, end_y, variant, colour), height in zip(ends, _apart(heights), strict=True):
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "alpha": 0.6, "shrinkA": 0, "shrinkB": 4}
         axes.annotate(variant, (end_x, end_y), (1.035, height), color=colour, annotation_clip=False, arrowprops=line, **words)
@@ -232,6 +246,4 @@ def _apart(heights: list[float], gap: float = 0.058) -> list[float]:
             short = max(0.0, gap - (placed[low + 1] - placed[low]))
             placed[low : low + 2] += (-short / 2, short / 2)
         placed = np.clip(placed, -0.02, 1.02)
-    result = np.empty_like(placed)
-    result[order] = placed
-    return [float(value) for value in result]
+    return [float(value) for value in placed[np.argsort(order)]]

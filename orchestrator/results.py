@@ -91,22 +91,8 @@ def collect(storage: Path, study: str) -> pd.DataFrame:
     found = {run["run_id"]: _found(store.run(run["run_id"]), run) for run in facts}
     rows = []
     for run in facts:
-        origin_id = run["parent_id"] or run["run_id"]
-        origin, upstream = by_id[origin_id], found[origin_id]
-        is_child = run["parent_id"] is not None
-        rows.append(
-            {
-                **run,
-                **found[run["run_id"]],
-                **{key: origin[key] for key in ("dataset", "dataset_size", "length", "epochs", "pretrain_flops")},
-                "study": study,
-                "parent_id": run["parent_id"] or "",
-                "task": run["dataset"] if is_child else "",
-                "finetune_epochs": run["epochs"] if run["phase"] == "finetune" else math.nan,
-                "upstream_loss": upstream["loss"],
-                "upstream_top1": upstream["top1"],
-            }
-        )
+        origin = run["parent_id"] or run["run_id"]
+        rows.append({"study": study, **_row(run, found[run["run_id"]], by_id[origin], found[origin])})
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -124,6 +110,16 @@ def outcomes(frame: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values("run_id").reset_index(drop=True)
 
 
+def provenance(storage: Path, study: str) -> Facts:
+    """What the study's results were made with: git, python, packages and hosts, each with all values that occur."""
+    store = Store(storage)
+    found = [result for run in _planned(store, study) if (result := store.run(run["run_id"]).result())]
+    made: list[Facts] = [result.get("provenance", {}) for result in found]
+    packages = sorted({f"{name} {version}" for facts in made for name, version in facts.get("packages", {}).items()})
+    values = {key: sorted({str(facts[key]) for facts in made if facts.get(key)}) for key in ("git", "python", "host")}
+    return {key: ", ".join(items) for key, items in {**values, "packages": packages}.items() if items}
+
+
 def _replace(path: Path, write_to: Callable[[Path], None]) -> None:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -131,6 +127,20 @@ def _replace(path: Path, write_to: Callable[[Path], None]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _row(run: Facts, found: Facts, origin: Facts, upstream: Facts) -> Facts:
+    """The row of a run; `origin` is the pretraining it started from, or itself, and `upstream` what came of that."""
+    return {
+        **run,
+        **found,
+        **{key: origin[key] for key in ("dataset", "dataset_size", "length", "epochs", "pretrain_flops")},
+        "parent_id": run["parent_id"] or "",
+        "task": run["dataset"] if run["parent_id"] else "",
+        "finetune_epochs": run["epochs"] if run["phase"] == "finetune" else math.nan,
+        "upstream_loss": upstream["loss"],
+        "upstream_top1": upstream["top1"],
+    }
 
 
 def _planned(store: Store, study: str) -> list[Facts]:

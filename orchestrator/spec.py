@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from orchestrator.yamltree import Place, YamlTree
 from vitmodel.config import Frozen, ResNetConfig, UserError, ViTConfig, named_model, suggest
@@ -31,8 +31,15 @@ def _count(value: Any) -> Any:
 
 
 Count = Annotated[int, BeforeValidator(_count), Field(gt=0)]
-SizeText = Annotated[str, Field(pattern=r"^(all|\d+(\.\d+)?[kMB%]?)$")]
-Size = int | SizeText
+
+
+def _size(value: int | str) -> int | str:
+    if isinstance(value, int) or re.fullmatch(r"all|\d+(\.\d+)?[kMB%]?", value):
+        return value
+    raise ValueError("a size is a count such as 16384, 16k or 30M, a percentage such as 10%, or all")
+
+
+Size = Annotated[int | str, AfterValidator(_size)]
 
 
 class ExternalData(Frozen):
@@ -338,7 +345,7 @@ def _user_error(tree: YamlTree, error: ValidationError, base: Place = ()) -> Use
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] not in ("missing", "value_error"):
         message += f", not {_short(first['input'])}"
-    return tree.error(message, place, allowed)
+    return tree.error(message, place, allowed, missing=str(place[-1]) if first["type"] == "missing" else "")
 
 
 def _short(value: Any) -> str:

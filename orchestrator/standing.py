@@ -131,9 +131,10 @@ def flops_curve(rows: pd.DataFrame) -> pd.DataFrame:
 def best(points: pd.DataFrame) -> list[Standing]:
     """Each family's best point of a curve, the best family first; families without a result are left out."""
     found = points.dropna(subset=["mean"]).sort_values(["mean", "variant"], kind="stable").drop_duplicates("family")
+    names = ["family", "variant", "mean", "low", "high"]
     return [
-        Standing(family=row.family, variant=row.variant, mean=row.mean, low=row.low, high=row.high, seeds=int(row.seeds))
-        for row in found.itertuples()
+        Standing(**{name: row[name] for name in names}, seeds=int(row["seeds"]))  # a dict of Any: rows carry no types
+        for row in found.to_dict("records")
     ]
 
 

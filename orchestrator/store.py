@@ -59,7 +59,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file, or None where there is none."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -165,13 +165,12 @@ class Store:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"x" * 4096)
+            probe.unlink()
             free = os.statvfs(self.root).f_bavail * os.statvfs(self.root).f_frsize
         except OSError as error:
             raise UserError(
                 f"storage folder cannot be written: {error.strerror}", file=str(self.root), field="storage.path"
             ) from None
-        finally:
-            probe.unlink(missing_ok=True)
         if free < FREE_BYTES:
             raise UserError(
                 f"storage has {free >> 20} MiB left", file=str(self.root), field="storage.path", allowed="64 MiB or more"

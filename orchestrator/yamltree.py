@@ -11,12 +11,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.events import AliasEvent, MappingStartEvent, SequenceStartEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.scalarfloat import ScalarFloat
 
 from vitmodel.config import UserError
 
-MAX_BYTES, MAX_ALIASES, MAX_NODES = 256 * 1024, 20, 20_000
+MAX_BYTES, MAX_ALIASES, MAX_NODES, MAX_DEPTH = 256 * 1024, 20, 20_000, 32
 
 Place = tuple[str | int, ...]
 
@@ -42,9 +42,20 @@ class YamlTree:
             node = node[part]
         return line
 
-    def error(self, message: str, place: Place, allowed: str = "") -> UserError:
-        """A UserError that points at a place of this file."""
-        return UserError(message, file=self.file, line=self.line(place), field=dotted(place), allowed=allowed)
+    def error(self, message: str, place: Place, allowed: str = "", missing: str = "") -> UserError:
+        """A UserError that points at a place of this file; parts that are not in it are left out, but for a missing key."""
+        field = dotted((*self._existing(place), missing) if missing else self._existing(place))
+        return UserError(message, file=self.file, line=self.line(place), field=field, allowed=allowed)
+
+    def _existing(self, place: Place) -> Place:
+        node, found = self._root, []
+        for part in place:
+            in_map = isinstance(node, dict) and part in node
+            in_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
+            if in_map or in_list:
+                node = node[part]
+                found.append(part)
+        return tuple(found)
 
 
 def dotted(place: Place) -> str:
@@ -72,15 +83,14 @@ def _load(path: Path) -> Any:
 
 def _check_events(text: str, file: str) -> None:
     """Count aliases and nodes in the event stream, which expands nothing."""
-    aliases = nodes = 0
+    aliases = nodes = depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         aliases += isinstance(event, AliasEvent)
-        nodes += isinstance(event, MappingStartEvent | SequenceStartEvent)
-        if aliases > MAX_ALIASES or nodes > MAX_NODES:
-            line = event.start_mark.line + 1
-            raise UserError(
-                "too many aliases or nodes", file=file, line=line, allowed=f"{MAX_ALIASES} aliases, {MAX_NODES} nodes"
-            )
+        nodes += isinstance(event, CollectionStartEvent)
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if aliases > MAX_ALIASES or nodes > MAX_NODES or depth > MAX_DEPTH:
+            limits = f"{MAX_ALIASES} aliases, {MAX_NODES} nodes, {MAX_DEPTH} levels"
+            raise UserError("too many aliases, nodes or levels", file=file, line=event.start_mark.line + 1, allowed=limits)
 
 
 def _plain(node: Any) -> Any:

@@ -105,31 +105,38 @@ def _render(
     scale = 1 + config.variation * (2 * _uniform((_MAX_MAPS, 6), *key) - 1)
     matrices = systems.matrices[labels] * scale[..., :4].reshape(-1, _MAX_MAPS, 2, 2)
     offsets = systems.offsets[labels] * scale[..., 4:]
-    points = _play(config, matrices, offsets, systems.probabilities[labels], key)
-    low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
-    cells = np.clip((points - low) / (high - low + 1e-9) * (size - 2) + 1, 0, size - 1).astype(int)
-    flat = np.arange(len(labels))[:, None] * size**2 + cells[..., 0] * size + cells[..., 1]
-    density = np.bincount(flat.ravel(), minlength=len(labels) * size**2).reshape(-1, size, size)
+    maps = np.concatenate([matrices.reshape(-1, _MAX_MAPS, 4), offsets], axis=-1).astype(np.float32)
+    x, y = _play(config, maps, systems.probabilities[labels], key)
+    pixels = _cells(x, size) * size + _cells(y, size) + np.arange(len(labels))[:, None] * size**2
+    density = np.bincount(pixels.ravel(), minlength=len(labels) * size**2).reshape(-1, size, size)
     light = np.log1p(density) / np.log1p(density.max(axis=(1, 2), keepdims=True))
     return (255 * light).astype(np.uint8)
 
 
-def _play(config: FractalConfig, matrices: Array, offsets: Array, probabilities: Array, key: tuple[object, ...]) -> Array:
-    """The chaos game: points (n, points, 2) on the attractor of each of n systems."""
-    seed, purpose, numbers = key
-    n, steps = len(matrices), config.points // _WALKERS + _BURN_IN
-    cumulative = probabilities.cumsum(-1)
-    rows = np.arange(n)[:, None]
-    x = np.zeros((n, _WALKERS, 2))
-    visited = []
-    for step in range(steps):
-        draw = _uniform((_WALKERS,), seed, purpose, numbers, 7, step)  # type: ignore[arg-type]
-        chosen = (draw[..., None] > cumulative[:, None, :]).sum(-1).clip(max=_MAX_MAPS - 1)
-        A = matrices[rows, chosen]
-        x = A[..., 0] * x[..., :1] + A[..., 1] * x[..., 1:] + offsets[rows, chosen]
+def _cells(coordinates: NDArray[np.float32], size: int) -> NDArray[np.int64]:
+    """Coordinates (n, points) as pixel rows or columns of an image that they fill, all but a border of one pixel."""
+    low, high = coordinates.min(axis=1, keepdims=True), coordinates.max(axis=1, keepdims=True)
+    return ((coordinates - low) * ((size - 2) / (high - low + 1e-9)) + 1).clip(0, size - 1).astype(np.int64)
+
+
+def _play(
+    config: FractalConfig, maps: NDArray[np.float32], probabilities: Array, key: tuple[int, int, NDArray[np.int64]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The chaos game: x and y (n, points) on the attractor of each of n systems of maps (a, b, c, d, e, f)."""
+    n = len(maps)
+    cumulative, rows = probabilities.cumsum(-1), np.arange(n)[:, None] * _MAX_MAPS
+    flat = maps.reshape(-1, 6)
+    x = y = np.zeros((n, _WALKERS), dtype=np.float32)
+    visited_x, visited_y = [], []
+    for step in range(config.points // _WALKERS + _BURN_IN):
+        draw = _uniform((_WALKERS,), *key, 7, step)
+        chosen = sum((draw > cumulative[:, k, None]).astype(np.int64) for k in range(_MAX_MAPS - 1))
+        a, b, c, d, e, f = np.moveaxis(flat[rows + chosen], -1, 0)
+        x, y = (a * x + b * y + e).clip(-1e6, 1e6), (c * x + d * y + f).clip(-1e6, 1e6)
         if step >= _BURN_IN:
-            visited.append(x)
-    return np.clip(np.concatenate(visited, axis=1), -1e6, 1e6)
+            visited_x.append(x)
+            visited_y.append(y)
+    return np.concatenate(visited_x, axis=1), np.concatenate(visited_y, axis=1)
 
 
 # --- digits ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,191 @@
+"""The report of a study: what the rows say in words, the curves, the table, what it cost, what failed.
+
+Reads the results frame and a plain dict of facts; writes one self-contained report.html (figures inline, no scripts,
+nothing to load). Whatever came from files is escaped by the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from orchestrator import plots, standing, tables
+from orchestrator.standing import count, family_name, flops_words, percent
+
+PLACED_FACTS = ("title", "note", "study_yaml", "planned", "wall_seconds", "training_seconds", "slots")
+
+
+def write(frame: pd.DataFrame, folder: Path, facts: dict[str, Any]) -> Path:
+    """Write report.html, replaced in one step; returns its path.
+
+    Of `facts` any key may be absent: title, note, study_yaml, planned (the totals of plan.json); wall_seconds,
+    training_seconds and slots (worker groups side by side) of this execution; every other key (storage, git, packages
+    and what else `results.provenance` knows) stands under provenance.
+    """
+    environment = Environment(
+        loader=PackageLoader("orchestrator"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html").render(
+        title=facts.get("title") or (frame["study"].iloc[0] if len(frame) else "study"),
+        note=facts.get("note", ""),
+        study_yaml=facts.get("study_yaml", ""),
+        summary=summary_lines(frame),
+        figures=[_inline(figure) for figure in _figures(frame)],
+        tables=tables.results(frame),
+        costs=tables.costs(frame, facts),
+        phases=tables.phases(frame),
+        failures=tables.failures(frame),
+        unfinished=int(frame["status"].isin(tables.UNFINISHED).sum()),
+        provenance={key: _plain(value) for key, value in facts.items() if key not in PLACED_FACTS},
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    partial_file = folder / f".report.html.{uuid.uuid4().hex[:8]}"
+    partial_file.write_text(page, encoding="utf-8")
+    return partial_file.replace(folder / "report.html")
+
+
+def table_text(frame: pd.DataFrame) -> str:
+    """The result tables for a terminal."""
+    return tables.results_text(frame)
+
+
+# --- in words -------------------------------------------------------------------------------------------------
+
+
+def summary_lines(frame: pd.DataFrame) -> list[str]:
+    """What the rows say, in sentences: how far the study is, where each family stands, who leads where.
+
+    Says that it cannot tell where a family has no result.
+    """
+    lines = [_progress(frame)]
+    if not len(standing.finished(frame)):
+        return [*lines, "No run has a result yet: nothing can be said about the families."]
+    for task, how, rows in _views(frame):
+        lines += [*_family_lines(f"{task}, {how}", rows), *_size_lines(task, rows), *_flops_lines(task, rows)]
+    if frame["seed"].nunique() == 1:
+        lines.append("Each point is one seed: small differences may be chance.")
+    return lines
+
+
+def _progress(frame: pd.DataFrame) -> str:
+    states = frame["status"].value_counts()
+    others = ", ".join(f"{number} {str(state).lower()}" for state, number in states.items() if state != "DONE")
+    return f"{states.get('DONE', 0)} of {len(frame)} runs are done" + (f"; {others}." if others else ".")
+
+
+def _views(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """What is compared, how it was measured, and its rows: fine-tunes on each task, else probes, else pretrainings."""
+    phases = set(frame["phase"])
+    for task in standing.tasks(frame, "finetune"):
+        rows = standing.finetuned(frame, task)
+        yield task, f"{rows['finetune_epochs'].iloc[0]:g} fine-tune epochs", rows
+    for task in standing.tasks(frame, "probe") if "finetune" not in phases else []:
+        rows = standing.probed(frame, task)
+        yield task, f"linear probe on {rows['shots'].iloc[0]} images a class", rows
+    if phases == {"pretrain"}:
+        yield frame["dataset"].iloc[0], "right after pretraining", standing.pretrained(frame)
+
+
+def _family_lines(what: str, rows: pd.DataFrame) -> Iterator[str]:
+    """Each family's best variant and how its error changes with data, the best family first."""
+    points = standing.curve(standing.longest(rows), "dataset_size")
+    found = standing.best(points)
+    for leader in found:
+        own = points[(points["family"] == leader.family) & (points["variant"] == leader.variant)].dropna(subset=["mean"])
+        images = own.sort_values("mean", kind="stable")["dataset_size"].iloc[0]
+        yield (
+            f"{family_name(leader.family)} on {what}: best error {percent(leader.mean)} ({leader.variant}, "
+            f"pretrained on {count(images)} images){_trend(own)}."
+        )
+    for family in dict.fromkeys(points["family"]):
+        if family not in {leader.family for leader in found}:
+            yield f"{family_name(family)} on {what}: no result yet."
+
+
+def _trend(line: pd.DataFrame) -> str:
+    """How a variant's error changes with data, where it has results at two sizes."""
+    first, last = line.iloc[0], line.iloc[-1]
+    if first["dataset_size"] == last["dataset_size"]:
+        return ""
+    sizes = f"from {count(first['dataset_size'])} to {count(last['dataset_size'])} images"
+    change = f"; {sizes} its error goes from {percent(first['mean'])} to {percent(last['mean'])}"
+    if min(first["mean"], last["mean"]) <= 0:
+        return change
+    doubling = (last["mean"] / first["mean"]) ** (1 / math.log2(last["dataset_size"] / first["dataset_size"]))
+    return f"{change}, a factor of {doubling:.2f} for each doubling"
+
+
+def _size_lines(task: str, rows: pd.DataFrame) -> Iterator[str]:
+    points = standing.curve(standing.longest(rows), "dataset_size")
+    if points["family"].nunique() < 2:
+        return
+    sizes = sorted(points["dataset_size"].unique())
+    for name, size in {"fewest": sizes[0], "most": sizes[-1]}.items() if len(sizes) > 1 else {"only": sizes[0]}.items():
+        where = f"with the {name} images ({count(size)})" if len(sizes) > 1 else f"with {count(size)} images"
+        yield _lead(task, where, points[points["dataset_size"] == size])
+
+
+def _flops_lines(task: str, rows: pd.DataFrame) -> Iterator[str]:
+    points = standing.flops_curve(rows)
+    if points["family"].nunique() < 2:
+        return
+    common = standing.common_flops(points)
+    if common is None:
+        yield f"On {task} it cannot be told who leads at equal pretraining compute: the families share no range of FLOPs."
+        return
+    for flops in dict.fromkeys(common):
+        yield _lead(task, f"with at most {flops_words(flops)} of pretraining", standing.within(points, flops))
+
+
+def _lead(task: str, where: str, points: pd.DataFrame) -> str:
+    """Who leads among these points, with the numbers; who has none."""
+    found = standing.best(points)
+    missing = [family_name(name) for name in dict.fromkeys(points["family"]) if name not in {s.family for s in found}]
+    if len(found) < 2:
+        return f"On {task} it cannot be told who leads {where}: no result for {' and '.join(missing)}."
+    rest = f"; no result for {' and '.join(missing)}" if missing else ""
+    numbers = ", ".join(f"{family_name(s.family)} {s}" for s in found)
+    return f"On {task} {standing.said(standing.leaders(found), where)}: {numbers}{rest}."
+
+
+# --- figures --------------------------------------------------------------------------------------------------
+
+
+def _figures(frame: pd.DataFrame) -> Iterator[Figure]:
+    """Every figure for which runs were planned."""
+    for task in standing.tasks(frame, "finetune"):
+        yield plots.error_vs_dataset_size(frame, task)
+        yield plots.error_vs_pretrain_flops(frame, task)
+        sizes = frame.loc[(frame["phase"] == "finetune") & (frame["task"] == task), "dataset_size"]
+        for size in dict.fromkeys((sizes.max(), sizes.min())):
+            yield plots.error_vs_finetune_epochs(frame, task, int(size))
+    for task in standing.tasks(frame, "probe"):
+        yield plots.fewshot_error_vs_dataset_size(frame, task)
+    if len(standing.pretrained(frame)):
+        yield plots.upstream_error_vs_dataset_size(frame)
+
+
+def _inline(figure: Figure) -> dict[str, str]:
+    """An SVG as a data URI, byte for byte the same for the same rows, and its words for those who cannot see it."""
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "vitscale"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    words = ". ".join(text.get_text().replace("\n", " ") for text in figure.texts if text.get_text())
+    return {"source": "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), "words": words}
+
+
+def _plain(value: Any) -> str:
+    """A fact as one line of text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)

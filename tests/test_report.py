@@ -1,0 +1,275 @@
+"""Contracts of the words, the figures and the report: true to the rows, honest about gaps, self-contained, escaped."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from test_results import cell, finish, full_store, make_store
+
+from orchestrator import plots, report, results, standing
+from orchestrator.store import State
+
+FIGURES = [
+    plots.error_vs_dataset_size,
+    plots.error_vs_pretrain_flops,
+    plots.error_vs_finetune_epochs,
+    plots.fewshot_error_vs_dataset_size,
+    plots.upstream_error_vs_dataset_size,
+]
+CANARY = "<script>alert(1)</script>"
+
+
+def done(root: Path, seeds: int = 1) -> pd.DataFrame:
+    return results.collect(full_store(root, seeds).root, "toy")
+
+
+def with_a_gap(root: Path, reason: str = "loss not finite") -> pd.DataFrame:
+    """ViT diverged at the larger of three sizes' middle one; its children were skipped."""
+    sizes = (1000, 4000, 16000)
+    store = make_store(root, [run for family in ("vit", "resnet") for size in sizes for run in cell(family, size)])
+    for run in results.collect(root, "toy")["run_id"]:
+        if "vit-4000" not in run:
+            finish(store, run, 0.9)
+        elif run.startswith("pretrain"):
+            store.run(run).begin({})
+            store.run(run).fail(State.DIVERGED, reason)
+        else:
+            store.run(run).fail(State.SKIPPED, "parent has no result")
+    return results.collect(root, "toy")
+
+
+def words_of(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+
+
+def lines_of(figure: Figure) -> dict[str, Any]:
+    return {str(line.get_label()): line for line in figure.axes[0].lines if line.get_marker() not in (None, "None")}
+
+
+# --- numbers and words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(512, "512"), (1024, "1k"), (4096, "4k"), (16384, "16k"), (999_999, "1M"), (1_281_167, "1.3M"), (303e6, "303M")],
+)
+def test_counts_are_written_as_people_say_them(number: float, words: str) -> None:
+    assert standing.count(number) == words
+
+
+@pytest.mark.parametrize(
+    ("flops", "words"),
+    [(3.1e10, "31 gigaFLOPs"), (1.85e12, "1.9 teraFLOPs"), (2.55e20, "255 exaFLOPs"), (4.2e21, "4200 exaFLOPs")],
+)
+def test_flops_are_written_in_the_largest_unit(flops: float, words: str) -> None:
+    assert standing.flops_words(flops) == words
+
+
+def test_summary_says_who_leads_where_and_how_error_falls(tmp_path: Path) -> None:
+    said = " ".join(report.summary_lines(done(tmp_path)))
+    assert "16 of 16 runs are done" in said
+    assert "ResNet leads with the fewest images (1k): ResNet 30% (R8), ViT 50% (V8)" in said
+    assert "ViT leads with the most images (16k): ViT 5.0% (V8), ResNet 20% (R8)" in said
+    assert "ViT on digits, 7 fine-tune epochs: best error 5.0% (V8, pretrained on 16k images)" in said
+    assert "from 50% to 5.0%" in said
+    assert "with at most" in said
+    assert "one seed" in said
+
+
+def test_families_whose_seeds_overlap_are_level(tmp_path: Path) -> None:
+    frame = done(tmp_path, seeds=3)
+    rows = (frame["family"] == "resnet") & (frame["dataset_size"] == 16000)
+    frame.loc[rows, "error"] = 0.045 + 0.01 * frame.loc[rows, "seed"]
+    assert any("ViT and ResNet are level" in s or "ResNet and ViT are level" in s for s in report.summary_lines(frame))
+    assert not any("one seed" in s for s in report.summary_lines(frame))
+
+
+def test_summary_does_not_guess(tmp_path: Path) -> None:
+    frame = done(tmp_path)
+    frame.loc[(frame["family"] == "vit") & (frame["dataset_size"] == 1000), ["status", "top1", "error"]] = [
+        "FAILED",
+        np.nan,
+        np.nan,
+    ]
+    said = report.summary_lines(frame)
+    assert any("cannot be told who leads with the fewest images" in s and "no result for ViT" in s for s in said)
+    nothing = frame.assign(status="PLANNED", top1=np.nan, error=np.nan)
+    assert "nothing can be said" in report.summary_lines(nothing)[-1]
+
+
+def test_families_at_different_compute_are_not_compared_at_equal_compute(tmp_path: Path) -> None:
+    frame = done(tmp_path)
+    frame.loc[frame["family"] == "vit", "pretrain_flops"] *= 1e6
+    assert any("share no range of FLOPs" in s for s in report.summary_lines(frame))
+    assert "share no range" in words_of(plots.error_vs_pretrain_flops(frame))
+
+
+@pytest.mark.parametrize("phases", [["pretrain"], ["pretrain", "probe"]])
+def test_studies_without_transfer_are_summed_up_by_what_they_have(tmp_path: Path, phases: list[str]) -> None:
+    frame = done(tmp_path)
+    frame = frame[frame["phase"].isin(phases)].reset_index(drop=True)
+    assert any("ViT leads" in s for s in report.summary_lines(frame))
+    assert report.write(frame, tmp_path, {}).exists()
+
+
+# --- figures --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_every_figure_has_a_line_for_each_variant_and_says_its_message(tmp_path: Path, draw: Any, seeds: int) -> None:
+    before = dict(mpl.rcParams)
+    figure = draw(done(tmp_path, seeds))
+    assert set(lines_of(figure)) == {"V8", "R8"}
+    assert len({line.get_color() for line in lines_of(figure).values()}) == 2
+    assert "lead" in words_of(figure)
+    assert ("mean and range of 3 seeds" if seeds > 1 else "one seed") in words_of(figure)
+    figure.savefig(tmp_path / "figure.png")
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
+def test_every_figure_stands_without_any_result_and_without_any_row(tmp_path: Path, draw: Any) -> None:
+    make_store(tmp_path, cell("vit", 1000) + cell("resnet", 4000))
+    frame = results.collect(tmp_path, "toy")
+    for rows in (frame, frame.iloc[:0]):
+        figure = draw(rows)
+        assert "No result yet" in words_of(figure)
+        figure.savefig(tmp_path / "figure.png")
+
+
+def test_a_run_without_a_result_is_a_gap_that_breaks_the_line(tmp_path: Path) -> None:
+    frame = with_a_gap(tmp_path)
+    figure = plots.error_vs_dataset_size(frame)
+    line = lines_of(figure)["V8"]
+    assert [bool(np.isfinite(y)) for y in line.get_ydata()] == [True, False, True]
+    assert "1 of 6 runs without a result" in words_of(figure)
+
+
+def test_points_are_means_over_seeds_of_the_longest_pretraining(tmp_path: Path) -> None:
+    frame = done(tmp_path, seeds=3)
+    shorter = frame.assign(length="1 epochs", pretrain_flops=frame["pretrain_flops"] / 6, error=0.99)
+    figure = plots.error_vs_dataset_size(pd.concat([frame, shorter], ignore_index=True))
+    np.testing.assert_allclose(lines_of(figure)["V8"].get_ydata(), [0.51, 0.06])
+
+
+def test_equal_flops_on_other_data_are_points_of_their_own(tmp_path: Path) -> None:
+    frame = done(tmp_path).assign(pretrain_flops=1e12, length="100 steps")
+    points = standing.flops_curve(standing.finetuned(frame))
+    assert len(points) == 4
+    assert sorted(points["mean"].round(3)) == [0.05, 0.2, 0.3, 0.5]
+
+
+def test_an_error_of_zero_is_drawn(tmp_path: Path) -> None:
+    frame = done(tmp_path)
+    frame.loc[(frame["family"] == "vit") & (frame["dataset_size"] == 16000), ["top1", "error"]] = [1.0, 0.0]
+    assert plots.error_vs_dataset_size(frame).axes[0].get_yscale() == "linear"
+    assert any("best error 0%" in s for s in report.summary_lines(frame))
+
+
+def test_names_are_never_read_as_formulas(tmp_path: Path) -> None:
+    frame = done(tmp_path).replace({"variant": {"V8": r"$\frac$"}, "task": {"digits": "$x"}})
+    for draw in FIGURES:
+        draw(frame).savefig(tmp_path / "figure.png")
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """What a browser would load or run, and the text it would show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.shown = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "poster", "action")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data
+
+
+FACTS: dict[str, Any] = {
+    "title": "A study",
+    "note": "What it asks",
+    "study_yaml": "name: toy\n",
+    "planned": {"runs": 16, "cells": 4, "train_flops": 2.4e15, "naive_train_flops": 9e15, "core_hours": 1.5, "gpu_hours": 0.5},
+    "wall_seconds": 250.0,
+    "training_seconds": 200.0,
+    "storage": "/somewhere/runs",
+    "packages": {"torch": "2.13", "ray": "2.60"},
+}
+
+
+def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
+    path = report.write(done(tmp_path), tmp_path / "out", FACTS)
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    text = path.read_text()
+    page = Page(text)
+    assert page.loads
+    assert all(load.startswith("data:image/") for load in page.loads)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert page.tags.count("img") == 6
+    for fact in (
+        "A study",
+        "What it asks",
+        "name: toy",
+        "4.17 min",
+        "2.4 petaFLOPs",
+        "/somewhere/runs",
+        "torch 2.13, ray 2.60",
+    ):
+        assert fact in page.shown, fact
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    frame = done(tmp_path)
+    first = report.write(frame, tmp_path / "a", FACTS).read_bytes()
+    assert report.write(frame, tmp_path / "b", FACTS).read_bytes() == first
+
+
+def test_whatever_comes_from_files_is_escaped(tmp_path: Path) -> None:
+    frame = with_a_gap(tmp_path, reason=f"{CANARY}\nTraceback {CANARY}")
+    frame = frame.replace({"task": {"digits": CANARY}, "variant": {"V8": CANARY}})
+    facts = {"title": CANARY, "note": CANARY, "study_yaml": CANARY, CANARY: {CANARY: [CANARY]}}
+    page = Page(report.write(frame, tmp_path, facts).read_text())
+    assert "script" not in page.tags
+    assert page.shown.count(CANARY) > 8
+
+
+def test_the_report_stands_on_rows_alone_and_names_causes(tmp_path: Path) -> None:
+    page = Page(report.write(with_a_gap(tmp_path, reason="loss not finite at step 7"), tmp_path, {}).read_text())
+    assert "DIVERGED, 1 run: loss not finite at step 7" in page.shown
+    assert "pretrain-vit-4000-0" in page.shown
+    assert "SKIPPED, 3 runs" in page.shown
+    assert "diverged" in page.shown.split("What it cost")[0]  # the table has words, not numbers, in the gaps
+
+
+def test_the_table_for_a_terminal_has_the_numbers_and_the_gaps(tmp_path: Path) -> None:
+    lines = report.table_text(with_a_gap(tmp_path)).splitlines()
+    assert "on digits" in lines[0]
+    assert lines[1].split() == ["model", "family", "images", "upstream", "1", "epoch", "7", "epochs", "5", "shots"]
+    assert ["V8", "ViT", "4k", "diverged", *["skipped"] * 3] in [line.split() for line in lines]
+    assert ["R8", "ResNet", "1k", *["90.0"] * 4] in [line.split() for line in lines]
+
+
+def test_a_study_that_just_began_has_a_report(tmp_path: Path) -> None:
+    make_store(tmp_path, cell("vit", 1000))
+    page = Page(report.write(results.collect(tmp_path, "toy"), tmp_path, {}).read_text())
+    assert "0 of 4 runs are done" in page.shown
+    assert "Nothing failed; 4 runs are not finished yet." in page.shown
