@@ -195,6 +195,7 @@ def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.Dat
         "study_yaml": Path(prepared.file.tree.file).read_text(),
         "planned": prepared.data["totals"],
         "storage": str(store.root),
+        **results.provenance(store.root, study.name),
         **efficiency,
     }
     return frame, [results.write(frame, folder), report.write(frame, folder, facts)]
@@ -223,7 +224,7 @@ def _say_where(frame: pd.DataFrame, files: list[Path], follow: Follow, facts: di
     else:
         print("\nnothing was left to train")
     for failed in frame[~frame["status"].isin(["DONE"])].itertuples():
-        print(f"{failed.status}: {failed.run_id}: {str(failed.reason).splitlines()[0]}")
+        print(f"{failed.status}: {failed.run_id}: {str(failed.reason).partition(chr(10))[0]}")
     print(f"\nresults   {files[0]}\nreport    {files[1]}")
     away = "" if sent else "   (MLflow was away; `vitscale sync` sends what is missing)"
     print(f"MLflow    mlflow ui --backend-store-uri {follow.uri}{away}")

@@ -34,6 +34,8 @@ LAYERS: dict[str, str] = {
     "orchestrator.results": "L3a",
     "orchestrator.plots": "L3a",
     "orchestrator.report": "L3a",
+    "orchestrator.standing": "L3a",
+    "orchestrator.tables": "L3a",
     "orchestrator.tracking": "L3b",
     "orchestrator.worker": "L3b",
     "orchestrator.launch": "L3b",

@@ -1,0 +1,203 @@
+"""A study for real: Ray Tune, Ray Train, DeepSpeed, MLflow, in processes of their own; killed, resumed, poisoned."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import WriteStudy, clean_environment, run_study, study_command
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from orchestrator import results
+from orchestrator.store import Store
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def outcomes(storage: Path, study: str = "tiny") -> pd.DataFrame:
+    return results.outcomes(results.collect(storage, study)).set_index("run_id").sort_index()
+
+
+def curves(storage: Path) -> dict[str, list[tuple[float, float]]]:
+    """Every loss of every run, as (step, loss)."""
+    store = Store(storage)
+    return {
+        path.name: [(entry["step"], entry["train/loss"]) for entry in store.run(path.name).metrics()]
+        for path in sorted((storage / "runs").iterdir())
+    }
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, subprocess.CompletedProcess[str]]]:
+    """The tiny study, run once without a hitch: (file, storage, what it said)."""
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("unbroken")
+    study = folder / "tiny.yaml"
+    study.write_text(TINY)
+    done = run_study(study, folder / "runs", env=clean_environment())
+    yield study, folder / "runs", done
+
+
+def test_a_study_ends_with_its_curves(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
+    _, storage, done = unbroken
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = storage / "studies/tiny"
+    with (folder / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16
+    assert {row["status"] for row in rows} == {"DONE"}
+    report = (folder / "report.html").read_text()
+    assert "ResNet" in report
+    for said in ("results.csv", "report.html", "mlflow ui --backend-store-uri sqlite:///", "x the pure training time"):
+        assert said in done.stdout
+    assert "worker group(s) of 1 x 1 CPU side by side" in done.stdout
+    assert not (folder / "lease.json").exists()
+    assert not (storage / "ray").exists() or not list((storage / "ray").iterdir())
+
+
+def test_mlflow_has_one_run_a_run(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
+    _, storage, _ = unbroken
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    by_id = {run.data.tags["run_id"]: run for run in runs}
+    assert len(by_id) == len(runs) == 17
+    parent = by_id.pop("study")
+    assert {a.path for a in client.list_artifacts(parent.info.run_id)} >= {"results.csv", "report.html"}
+    for row in results.collect(storage, "tiny").itertuples():
+        run = by_id[row.run_id]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.params["variant"] == row.variant
+        assert run.data.metrics["eval/top1"] == pytest.approx(row.top1)
+        if row.phase == "pretrain":
+            curve = client.get_metric_history(run.info.run_id, "train/loss")
+            ours = list(Store(storage).run(row.run_id).metrics())
+            assert [(m.step, m.value) for m in curve] == [(e["step"], e["train/loss"]) for e in ours]
+    found = client.search_runs([experiment.experiment_id], "tags.phase = 'pretrain' and tags.family = 'vit'")
+    assert len(found) == 2
+
+
+def test_the_same_command_again_trains_nothing(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
+    study, storage, _ = unbroken
+    before = {path: path.stat().st_mtime_ns for path in (storage / "runs").rglob("*") if path.is_file()}
+    started = time.perf_counter()
+    done = run_study(study, storage, env=clean_environment())
+    assert done.returncode == 0, done.stderr
+    assert "nothing was left to train" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (storage / "runs").rglob("*") if path.is_file()} == before
+    assert time.perf_counter() - started < 60  # about 10 s on a quiet machine
+
+
+def test_another_study_shares_the_runs(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    """The same pretraining under another study's name is not trained again, only its new fine-tune is."""
+    study, storage, _ = unbroken
+    yaml = YAML()
+    content = yaml.load(study)
+    content["name"], content["transfer"]["epochs"] = "second", [1, 3]
+    content["pretrain"].update(sizes=[128], models=content["pretrain"]["models"][:1])
+    with (tmp_path / "second.yaml").open("w") as file:
+        yaml.dump(content, file)
+    known = {path.name for path in (storage / "runs").iterdir()}
+    done = run_study(tmp_path / "second.yaml", storage, env=clean_environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    new = {path.name for path in (storage / "runs").iterdir()} - known
+    assert len(new) == 1
+    assert new.pop().startswith("finetune-")
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("second").experiment_id])
+    assert len(runs) == 5
+
+
+@pytest.mark.parametrize("moment", ["early", "late"])
+def test_kill_9_of_the_driver_and_the_same_command_again(
+    moment: str, unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    study, reference, _ = unbroken
+    storage = tmp_path / "runs"
+    driver = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
+    pattern, wanted = ("metrics-*.jsonl", 2) if moment == "early" else ("result.json", 7)
+    deadline = time.monotonic() + 240
+    while len(list((storage / "runs").glob(f"*/{pattern}"))) < wanted:
+        assert driver.poll() is None, "the study ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    done_before = len(list((storage / "runs").glob("*/result.json")))
+    assert done_before < 16
+    done = run_study(study, storage, env=clean_environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    pd.testing.assert_frame_equal(outcomes(storage), outcomes(reference))
+    assert curves(storage) == {name: curve for name, curve in curves(reference).items() if name in curves(storage)}
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id], max_results=1000)
+    assert len(runs) == 17
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_second_live_driver_exits_5(write_study: WriteStudy, tmp_path: Path) -> None:
+    study, storage = write_study(), tmp_path / "runs"
+    first = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
+    try:
+        deadline = time.monotonic() + 60
+        while not (storage / "studies/tiny/lease.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        second = run_study(study, storage, env=clean_environment())
+        assert second.returncode == 5
+        assert f"driver {first.pid}" in second.stderr
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+
+
+def test_two_workers_and_one_poisoned_model(write_study: WriteStudy, tmp_path: Path) -> None:
+    """A worker group of two over gloo with ZeRO 2; one model diverges: its children are skipped, the others done, exit 1."""
+
+    def change(content: dict) -> None:
+        content["resources"] = {"workers": 2, "zero_stage": 2}
+        content["pretrain"]["sizes"] = [128]
+        content["pretrain"]["recipe"]["resnet"] |= {"optimizer": "sgd", "lr": 1e30, "grad_clip": 0.0, "warmup": 0.0}
+
+    storage = tmp_path / "runs"
+    done = run_study(write_study(change), storage, env=clean_environment())
+    assert done.returncode == 1, done.stdout + done.stderr
+    frame = results.collect(storage, "tiny")
+    vit, resnet = (frame[frame["family"] == family] for family in ("vit", "resnet"))
+    assert set(vit["status"]) == {"DONE"}
+    assert set(vit["workers"]) == {2}
+    assert set(vit["zero_stage"]) == {2}
+    assert resnet.groupby("phase")["status"].unique().map(list).to_dict() == {
+        "pretrain": ["DIVERGED"],
+        "finetune": ["SKIPPED"],
+        "probe": ["SKIPPED"],
+    }
+    assert "DIVERGED" in done.stdout
+    assert "not finite at step" in done.stdout
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert {run.info.status for run in runs if run.data.tags["phase"] != "study"} == {"FINISHED", "FAILED"}
+    assert all(run.info.status != "RUNNING" for run in runs)
+
+
+def test_four_runs_on_two_cores_end(write_study: WriteStudy, tmp_path: Path) -> None:
+    """More worker groups than there is room for, and more than fit beside each other: they queue, nothing deadlocks."""
+
+    def change(content: dict) -> None:
+        content["resources"] = {"bundle": "cell", "max_concurrent": 8}
+        content["pretrain"]["lengths"] = [{"steps": 2}]
+        del content["transfer"], content["probe"]
+
+    done = run_study(write_study(change), tmp_path / "runs", env=clean_environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "runs/runs").glob("*/result.json"))) == 4
