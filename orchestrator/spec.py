@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from orchestrator.yamltree import Place, YamlTree
-from vitmodel.config import Frozen, ResNetConfig, UserError, ViTConfig, named_model, suggest
+from vitmodel.config import FAMILIES, Frozen, ModelConfig, UserError, ViTConfig, named_model, suggest
 from vitmodel.data.generated import DigitsConfig, FractalConfig
 
 NAME = r"^[a-z0-9._-]{1,64}$"
@@ -101,11 +101,13 @@ class FamilyRecipes(Frozen):
     """A recipe for each family."""
 
     vit: RecipeSpec | None = None
+    hybrid: RecipeSpec | None = None
     resnet: RecipeSpec | None = None
+    cnn: RecipeSpec | None = None
 
 
 def _recipe_kind(value: Any) -> str:
-    return "by_family" if isinstance(value, dict) and set(value) & {"vit", "resnet"} else "one"
+    return "by_family" if isinstance(value, dict) and set(value) & set(FAMILIES) else "one"
 
 
 AnyRecipe = Annotated[
@@ -116,7 +118,7 @@ AnyRecipe = Annotated[
 class ModelEntry(Frozen):
     """One model of the axis, with what is its own: lengths, recipe keys."""
 
-    model: ViTConfig | ResNetConfig
+    model: ModelConfig
     lengths: tuple[Length, ...] | None = Field(default=None, min_length=1)
     finetune_resolution: int | None = Field(default=None, gt=0)
     recipe: RecipeSpec = RecipeSpec()
@@ -305,19 +307,26 @@ def _expand_models(tree: YamlTree) -> dict[str, Any]:
     return {**data, "pretrain": {**pretrain, "models": entries}}
 
 
-def _one_model(tree: YamlTree, place: Place, keys: dict[str, Any]) -> ViTConfig | ResNetConfig:
+def _one_model(tree: YamlTree, place: Place, keys: dict[str, Any]) -> ModelConfig:
     try:
-        if set(keys) == {"model"}:
-            return named_model(str(keys["model"]))
-        kinds: dict[str, type[ViTConfig] | type[ResNetConfig]] = {"vit": ViTConfig, "resnet": ResNetConfig}
-        kind = kinds.get(str(keys.get("family")))
+        if "model" in keys:
+            return _variant_of(named_model(str(keys["model"])), {key: keys[key] for key in keys if key != "model"})
+        kind = FAMILIES.get(str(keys.get("family")))
         if kind is None:
-            raise UserError("a model of free size needs its family", field="family", allowed="vit, resnet")
+            raise UserError("a model of free size needs its family", field="family", allowed=", ".join(FAMILIES))
         return kind.model_validate(_tuples(keys))
     except ValidationError as error:
         raise _user_error(tree, error, place) from None
     except UserError as error:
         raise tree.error(error.message, (*place, error.field) if error.field else place, error.allowed) from None
+
+
+def _variant_of(model: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
+    """A named model with some keys of its own, such as `{model: S/16, mixer: axial, pooling: gap}`, and a name of its own."""
+    if not changes:
+        return model
+    variant = " ".join([model.variant, *(f"{key}={value}" for key, value in changes.items())])
+    return type(model).model_validate({**model.model_dump(), "variant": variant, **_tuples(changes)})
 
 
 def _tuples(node: Any) -> Any:
@@ -337,7 +346,7 @@ def _user_error(tree: YamlTree, error: ValidationError, base: Place = ()) -> Use
     place = base + tuple(first["loc"])
     if first["type"] == "extra_forbidden":
         root: type[BaseModel] = Study if not base else ViTConfig
-        known = _fields_at(root, first["loc"][:-1]) or list(ViTConfig.model_fields) + list(ResNetConfig.model_fields)
+        known = _fields_at(root, first["loc"][:-1]) or [name for kind in FAMILIES.values() for name in kind.model_fields]
         word = str(first["loc"][-1])
         return tree.error(f"unknown key{suggest(word, known)}", place, ", ".join(sorted(set(known))))
     context = first.get("ctx", {})

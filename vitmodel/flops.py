@@ -1,7 +1,7 @@
 """Parameters and FLOPs of any model configuration, in closed form.
 
 The convention, everywhere in this project: one multiply-accumulate is 2 FLOPs; matrix products and convolutions
-count, attention's two products included; norms, activations and additions do not. A training step costs three
+count, attention's two products included; norms, activations, pools and additions do not. A training step costs three
 forward passes (backward = 2 x forward). The ViT paper's exaFLOPs (Table 6) follow the same rule.
 """
 
@@ -10,115 +10,190 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vitmodel.config import ResNetConfig, ViTConfig
+from vitmodel.config import (
+    NAMED_VARIANTS,
+    CnnConfig,
+    HybridConfig,
+    ModelConfig,
+    ResNetConfig,
+    UserError,
+    ViTConfig,
+    check_image_size,
+    named_model,
+    patch_grid,
+)
+from vitmodel.convolutions import (
+    ALEXNET_CHANNELS,
+    ALEXNET_GRID,
+    Conv,
+    Residual,
+    cnn_convs,
+    cnn_features,
+    hybrid_blocks,
+    hybrid_convs,
+    hybrid_features,
+    resnet_blocks,
+    resnet_convs,
+    resnet_features,
+    scaled,
+)
 
 TRAIN_FACTOR = 3  # training FLOPs per forward FLOP
+LISTED_CLASSES = 1000
 
 
-class Conv(NamedTuple):
-    """A convolution without bias at its output resolution (pixels per side)."""
+class Listed(NamedTuple):
+    """One row of `list_variants`; FLOPs are of one image's forward pass, 1000 classes."""
 
-    inputs: int
-    outputs: int
-    kernel: int
-    resolution: int
-
-    @property
-    def params(self) -> int:
-        return self.kernel**2 * self.inputs * self.outputs
-
-    @property
-    def flops(self) -> int:
-        return 2 * self.params * self.resolution**2
+    variant: str
+    family: str
+    params: int
+    forward_flops: int
+    source: str
 
 
-def count_params(model: ViTConfig | ResNetConfig, image_size: int, classes: int) -> int:
+def list_variants(image_size: int = 224) -> list[Listed]:
+    """Every published variant that can take square images of this many pixels, family by family."""
+    rows = []
+    for variant, source in NAMED_VARIANTS.items():
+        model = named_model(variant)
+        try:
+            check_image_size(model, image_size)
+        except UserError:
+            continue  # its patch does not divide the image: it has no counts at this size
+        params = count_params(model, image_size, LISTED_CLASSES)
+        flops = forward_flops(model, image_size, LISTED_CLASSES)
+        rows.append(Listed(variant, model.family, params, flops, source))
+    return rows
+
+
+def count_params(model: ModelConfig, image_size: int, classes: int) -> int:
     """Trainable parameters, to the unit."""
-    if isinstance(model, ViTConfig):
-        return _vit_params(model, image_size, classes)
-    convs = list(_resnet_convs(model, image_size))
-    return sum(conv.params for conv in convs) + _resnet_norm_params(model) + (resnet_features(model) + 1) * classes
+    if isinstance(model, ViTConfig | HybridConfig):
+        return _encoder_params(model, image_size, classes) + _backbone_params(model, image_size)
+    if isinstance(model, CnnConfig):
+        return _cnn_params(model, image_size, classes)
+    convs = sum(conv.params for conv in resnet_convs(model, image_size))
+    return convs + _resnet_norm_params(model) + (resnet_features(model) + 1) * classes
 
 
-def forward_flops(model: ViTConfig | ResNetConfig, image_size: int, classes: int) -> int:
+def forward_flops(model: ModelConfig, image_size: int, classes: int) -> int:
     """FLOPs of one image's forward pass."""
-    if isinstance(model, ViTConfig):
-        return _vit_flops(model, image_size, classes)
-    return sum(conv.flops for conv in _resnet_convs(model, image_size)) + 2 * resnet_features(model) * classes
+    convs = sum(conv.flops for conv in _convs(model, image_size))
+    if isinstance(model, ViTConfig | HybridConfig):
+        return convs + _encoder_flops(model, image_size, classes)
+    if isinstance(model, CnnConfig):
+        return convs + sum(2 * inputs * outputs for inputs, outputs in _cnn_dense(model, classes))
+    return convs + 2 * resnet_features(model) * classes
 
 
-def train_flops(model: ViTConfig | ResNetConfig, image_size: int, classes: int, examples: int) -> int:
+def train_flops(model: ModelConfig, image_size: int, classes: int, examples: int) -> int:
     """FLOPs of training on `examples` images, repeats counted."""
     return TRAIN_FACTOR * forward_flops(model, image_size, classes) * examples
 
 
-def activation_bytes(model: ViTConfig | ResNetConfig, image_size: int, bytes_per_value: int) -> int:
+def activation_bytes(model: ModelConfig, image_size: int, bytes_per_value: int) -> int:
     """Rough memory that one image's training step keeps for the backward pass, without checkpointing.
 
     ViT: per block and token about 12 width + 2 mlp_dim values (fused attention keeps no T x T matrix).
-    ResNet: input of each convolution, norm and ReLU, about 4 values per convolution output.
+    CNNs: input of each convolution, norm and ReLU, about 4 values per convolution output.
     """
+    values = sum(4 * conv.outputs * conv.resolution**2 for conv in _convs(model, image_size))
+    if isinstance(model, ViTConfig | HybridConfig):
+        values += model.depth * _tokens(model, image_size) * (12 * model.width + 2 * model.mlp_dim)
+    return bytes_per_value * values
+
+
+def _convs(model: ModelConfig, image_size: int) -> Iterator[Conv]:
+    """All convolutions but a patch embedding's."""
+    if isinstance(model, ResNetConfig):
+        yield from resnet_convs(model, image_size)
+    elif isinstance(model, HybridConfig):
+        yield from hybrid_convs(model, image_size)
+    elif isinstance(model, CnnConfig):
+        yield from cnn_convs(model, image_size)
+
+
+# --- encoders -------------------------------------------------------------------------------------------------
+
+
+def _tokens(model: ViTConfig | HybridConfig, image_size: int) -> int:
+    return patch_grid(model, image_size) ** 2 + (model.pooling == "cls")
+
+
+def _patch_inputs(model: ViTConfig | HybridConfig) -> int:
+    channels = hybrid_features(model) if isinstance(model, HybridConfig) else 3
+    return channels * model.patch**2
+
+
+def _encoder_params(model: ViTConfig | HybridConfig, image_size: int, classes: int) -> int:
+    width, mlp, tokens = model.width, model.mlp_dim, _tokens(model, image_size)
+    embed = (_patch_inputs(model) + 1 + tokens + (model.pooling == "cls")) * width
+    mixing = 4 * (width + 1) * width
+    if model.mixer == "pooling":
+        mixing = 0
+    elif model.mixer == "mlp":
+        hidden = width // 2
+        mixing = (tokens + 1) * hidden + (hidden + 1) * tokens
+    block = mixing + (width + 1) * mlp + (mlp + 1) * width + 4 * width
+    features = model.pre_logits or width
+    head = (features + 1) * classes + (width + 1) * model.pre_logits
+    return embed + model.depth * block + 2 * width + head
+
+
+def _encoder_flops(model: ViTConfig | HybridConfig, image_size: int, classes: int) -> int:
+    tokens, width = _tokens(model, image_size), model.width
+    embed = 2 * patch_grid(model, image_size) ** 2 * _patch_inputs(model) * width
+    block = _mixer_flops(model, image_size) + 4 * tokens * width * model.mlp_dim
+    head = 2 * width * model.pre_logits + 2 * (model.pre_logits or width) * classes
+    return embed + model.depth * block + head
+
+
+def _mixer_flops(model: ViTConfig | HybridConfig, image_size: int) -> int:
+    """Mixing the tokens once. Attention: four projections, and two products with each token's `reach` tokens."""
+    tokens, width, grid = _tokens(model, image_size), model.width, patch_grid(model, image_size)
+    if model.mixer == "pooling":
+        return 0
+    if model.mixer == "mlp":
+        return 4 * tokens * width * (width // 2)
+    reach = {"full": tokens, "window": model.window**2, "axial": grid}[model.mixer]
+    return 8 * tokens * width**2 + 4 * tokens * reach * width
+
+
+def _backbone_params(model: ViTConfig | HybridConfig, image_size: int) -> int:
+    """Convolutions and norms below the patches of a hybrid."""
     if isinstance(model, ViTConfig):
-        return bytes_per_value * model.depth * _vit_tokens(model, image_size) * (12 * model.width + 2 * model.mlp_dim)
-    return bytes_per_value * sum(4 * conv.outputs * conv.resolution**2 for conv in _resnet_convs(model, image_size))
+        return 0
+    convs = sum(conv.params for conv in hybrid_convs(model, image_size))
+    return convs + 2 * model.stem_width + sum(_block_norms(block, "bottleneck") for block in hybrid_blocks(model))
 
 
-def _vit_tokens(model: ViTConfig, image_size: int) -> int:
-    return (image_size // model.patch) ** 2 + (model.pooling == "cls")
+# --- CNNs -----------------------------------------------------------------------------------------------------
 
 
-def _vit_params(model: ViTConfig, image_size: int, classes: int) -> int:
-    width, mlp = model.width, model.mlp_dim
-    embed = (3 * model.patch**2 + 1) * width + _vit_tokens(model, image_size) * width
-    block = 4 * (width + 1) * width + (width + 1) * mlp + (mlp + 1) * width + 4 * width
-    return embed + (model.pooling == "cls") * width + model.depth * block + 2 * width + (width + 1) * classes
-
-
-def _vit_flops(model: ViTConfig, image_size: int, classes: int) -> int:
-    tokens, width = _vit_tokens(model, image_size), model.width
-    patches = (image_size // model.patch) ** 2
-    embed = 2 * patches * 3 * model.patch**2 * width
-    block = 2 * tokens * (4 * width**2 + 2 * width * model.mlp_dim) + 4 * tokens**2 * width
-    return embed + model.depth * block + 2 * width * classes
-
-
-def resnet_features(model: ResNetConfig) -> int:
-    """Channels of the last stage: the width of the representation."""
-    return model.width * 2 ** (len(model.stages) - 1) * (4 if model.block == "bottleneck" else 1)
-
-
-def resnet_blocks(model: ResNetConfig) -> Iterator[tuple[int, int, int, int]]:
-    """(input channels, inner channels, output channels, stride) of every block, in order."""
-    channels = model.width
-    for stage, blocks in enumerate(model.stages):
-        inner = model.width * 2**stage
-        for block in range(blocks):
-            outputs = inner * (4 if model.block == "bottleneck" else 1)
-            yield channels, inner, outputs, 2 if stage and not block else 1
-            channels = outputs
-
-
-def _halved(resolution: int) -> int:
-    return (resolution + 1) // 2
-
-
-def _resnet_convs(model: ResNetConfig, image_size: int) -> Iterator[Conv]:
-    resolution = image_size if model.stem == "stride1" else _halved(image_size)
-    yield Conv(3, model.width, 7 if model.stem == "imagenet" else 3, resolution)
-    if model.stem == "imagenet":
-        resolution = _halved(resolution)
-    for inputs, inner, outputs, stride in resnet_blocks(model):
-        after = _halved(resolution) if stride == 2 else resolution
-        if inputs != outputs or stride == 2:
-            yield Conv(inputs, outputs, 1, after)
-        if model.block == "bottleneck":
-            yield from (Conv(inputs, inner, 1, resolution), Conv(inner, inner, 3, after), Conv(inner, outputs, 1, after))
-        else:
-            yield from (Conv(inputs, inner, 3, after), Conv(inner, outputs, 3, after))
-        resolution = after
+def _block_norms(block: Residual, kind: str) -> int:
+    """Scales and biases where every convolution is followed by a norm."""
+    channels = (2 if kind == "bottleneck" else 1) * block.inner + block.outputs
+    return 2 * (channels + (block.outputs if block.has_projection else 0))
 
 
 def _resnet_norm_params(model: ResNetConfig) -> int:
     inner_norms = 2 if model.block == "bottleneck" else 1
-    blocks = sum(2 * inputs + inner_norms * 2 * inner for inputs, inner, _, _ in resnet_blocks(model))
+    blocks = sum(2 * block.inputs + inner_norms * 2 * block.inner for block in resnet_blocks(model))
     return blocks + 2 * resnet_features(model)
+
+
+def _cnn_params(model: CnnConfig, image_size: int, classes: int) -> int:
+    convs = list(cnn_convs(model, image_size))
+    per_output = 1 if model.architecture == "alexnet" else 2  # a bias, or a norm's scale and bias
+    dense = sum((inputs + 1) * outputs for inputs, outputs in _cnn_dense(model, classes))
+    return sum(conv.params + per_output * conv.outputs for conv in convs) + dense
+
+
+def _cnn_dense(model: CnnConfig, classes: int) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every dense layer."""
+    features = cnn_features(model)
+    if model.architecture != "alexnet":
+        return [(features, classes)]
+    flat = ALEXNET_GRID**2 * scaled(model, ALEXNET_CHANNELS[-1])
+    return [(flat, features), (features, features), (features, classes)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitmodel.config import Recipe, ResNetConfig, UserError, ViTConfig, suggest
+from vitmodel.config import ModelConfig, Recipe, UserError, suggest
 
 # ViT paper, Table 3: peak learning rate on JFT-300M. All: batch 4096, 10k warm-up steps, linear decay, Adam
 # (0.9, 0.999), weight decay 0.1, no dropout, 224 px.
@@ -60,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve_recipe(preset: str, model: ViTConfig | ResNetConfig, overrides: dict[str, Any]) -> Recipe:
+def resolve_recipe(preset: str, model: ModelConfig, overrides: dict[str, Any]) -> Recipe:
     """A preset for one model, with a study's overrides on top. Raises UserError for an unknown name or a missing rate."""
     if preset not in PRESETS:
         raise UserError(

@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import torch
 
-from vitmodel.config import ResNetConfig, ViTConfig, check_image_size
+from vitmodel.config import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, UserError, check_image_size, patch_grid
+from vitmodel.models.cnn import Cnn
+from vitmodel.models.hybrid import HybridEmbed
 from vitmodel.models.resnet import ResNet
-from vitmodel.models.vit import ViT
+from vitmodel.models.vit import PatchEmbed, ViT
+
+Module = ViT | ResNet | Cnn
 
 
 def build(
-    model: ViTConfig | ResNetConfig, image_size: int, classes: int, *, dropout: float = 0.0, seed: int | None = None
-) -> ViT | ResNet:
-    """A fresh module; with a seed, its weights are a function of that seed alone.
+    model: ModelConfig,
+    image_size: int | tuple[int, int],
+    classes: int,
+    *,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    seed: int | None = None,
+) -> Module:
+    """A fresh module for square images, or for (height, width); with a seed, its weights are a function of that seed alone.
 
-    Raises UserError where the model cannot take images of this size.
+    Stochastic depth is the rate of an encoder's last block. Raises UserError where the model cannot take images of this
+    size, or has no residual branches to drop.
     """
-    check_image_size(model, image_size)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    for side in (height, width):
+        check_image_size(model, side)
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
-        if isinstance(model, ViTConfig):
-            module: ViT | ResNet = ViT(model, image_size, classes, dropout)
-        else:
-            module = ResNet(model, classes, dropout)
+        module = _assemble(model, (height, width), classes, dropout, stochastic_depth)
         if not module.head.weight.is_meta:
             module.init_weights()
     return module
+
+
+def _assemble(model: ModelConfig, sides: tuple[int, int], classes: int, dropout: float, stochastic_depth: float) -> Module:
+    if isinstance(model, ResNetConfig | CnnConfig):
+        if stochastic_depth:
+            raise UserError(f"{model.family} has no stochastic depth", field="stochastic_depth", allowed="0")
+        return ResNet(model, classes, dropout) if isinstance(model, ResNetConfig) else Cnn(model, classes, dropout)
+    embed = HybridEmbed(model) if isinstance(model, HybridConfig) else PatchEmbed(model.width, model.patch)
+    grid = patch_grid(model, sides[0]), patch_grid(model, sides[1])
+    return ViT(model, embed, grid, classes, dropout=dropout, stochastic_depth=stochastic_depth)

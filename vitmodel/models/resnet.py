@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitmodel.config import ResNetConfig
-from vitmodel.flops import resnet_blocks, resnet_features
+from vitmodel.convolutions import resnet_blocks, resnet_features
+from vitmodel.models.residual import channels_first
 
 STANDARDISATION_EPS = 1e-10  # official BiT: inside the square root
 
@@ -82,7 +83,7 @@ class ResNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Mean over the last feature map, after its norm and ReLU: (B, C)."""
-        x_BCRR = self.stem(images)
+        x_BCRR = self.stem(channels_first(images))
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
                 x_BCRR = checkpoint(block, x_BCRR, use_reentrant=False)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from vitmodel.config import RunConfig
 from vitmodel.data.reader import Dataset
 from vitmodel.flops import TRAIN_FACTOR, forward_flops
 from vitmodel.models.build import build
+from vitmodel.models.cnn import synchronise_statistics
 from vitmodel.models.weights import load_for_transfer, save_weights
 from vitmodel.training import checkpoint
 from vitmodel.training.engine import device, ensure_process_group, full_weights, make_engine, resolve_precision
@@ -92,11 +94,12 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
     return {**result, "time/train_seconds": train_seconds, "start_step": start_step}
 
 
-def _saver(engine: object, context: Context, worker: int, workers: int) -> Callable[[int, bool], None]:
+def _saver(engine: Any, context: Context, worker: int, workers: int) -> Callable[[int, bool], None]:
     """`save(step, last)` that writes a checkpoint when the interval is over; worker 0's clock decides for all."""
     clock = [time.monotonic()]
 
     def save(step: int, last: bool) -> None:
+        synchronise_statistics(engine.module)  # at least before every checkpoint, and after the last step
         due = torch.tensor(float(time.monotonic() - clock[0] >= context.checkpoint_seconds), device=device())
         if workers > 1:
             dist.broadcast(due, src=0)
