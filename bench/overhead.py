@@ -43,7 +43,6 @@ probe: {tasks: [digits], shots: [5]}
 
 def usual(runs: list[dict[str, Any]], storage: Path) -> tuple[float, float]:
     """(wall-clock seconds, pure training seconds) of one trial and one trainer a run."""
-    os.environ |= {"RAY_TRAIN_V2_ENABLED": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     started = time.perf_counter()
     import ray
     from ray import tune
@@ -140,6 +139,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="16 runs a seed; the usual side takes about 8 minutes a seed")
     parser.add_argument("--skip-usual", action="store_true", help="measure our side alone, for larger grids")
     options = parser.parse_args()
+    os.environ |= {"RAY_TRAIN_V2_ENABLED": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with tempfile.TemporaryDirectory(prefix="vso") as name:
         folder = Path(name)
         study = folder / "overhead.yaml"

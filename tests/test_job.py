@@ -73,7 +73,19 @@ def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str]], write_
         content["storage"] = {"path": str(tmp_path / "runs")}
 
     study = write_study(change)
-    submit = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", "python", "-m", "orchestrator.study"]
+    submit = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        str(ROOT),
+        "--",
+        "python",
+        "-m",
+        "orchestrator.study",
+    ]
     done = subprocess.run([*submit, str(study)], env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     frame = results.collect(tmp_path / "runs", "tiny")

@@ -34,7 +34,9 @@ def scaling() -> Plan:
     return plan_of(ROOT / "studies/scaling.yaml", Path("runs"))
 
 
-@pytest.mark.parametrize("row", [r for r in PAPER if r["family"] != "hybrid"], ids=lambda r: f"{r['model']}-{r['pretrain_epochs']}")
+@pytest.mark.parametrize(
+    "row", [r for r in PAPER if r["family"] != "hybrid"], ids=lambda r: f"{r['model']}-{r['pretrain_epochs']}"
+)
 def test_pretraining_flops_of_the_papers_table_6(scaling: Plan, row: dict[str, str]) -> None:
     variant = row["model"].replace("ViT-", "").replace("ResNet", "R")
     found = [
@@ -226,9 +228,7 @@ def test_64_gpus_are_refused_at_once_here(tmp_path: Path, write_study: WriteStud
 
 
 def test_over_budget_exits_4(tmp_path: Path, write_study: WriteStudy) -> None:
-    study = write_study(
-        lambda c: c.update(resources={"gpus_per_worker": 1, "wait_minutes": 1.0}, budget={"gpu_hours": 1e-9})
-    )
+    study = write_study(lambda c: c.update(resources={"gpus_per_worker": 1, "wait_minutes": 1.0}, budget={"gpu_hours": 1e-9}))
     done = run_study(study, tmp_path / "runs")
     assert done.returncode == 4, done.stderr
     assert "GPU-hours" in done.stderr

@@ -97,7 +97,9 @@ def test_yaml_bombs(tmp_path: Path) -> None:
 
 def test_tags_run_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        read_study(with_text(tmp_path, TINY.replace("name: tiny", "name: !!python/object/apply:os.mkdir [/tmp/vitscale-canary]")))
+        read_study(
+            with_text(tmp_path, TINY.replace("name: tiny", "name: !!python/object/apply:os.mkdir [/tmp/vitscale-canary]"))
+        )
     assert not Path("/tmp/vitscale-canary").exists()
 
 
