@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -45,19 +44,17 @@ def processes_of(folder: str) -> list[int]:
 def head() -> Iterator[tuple[str, dict[str, str]]]:
     """A Ray head on loopback with a token: (address of its job API, environment of a client)."""
     with tempfile.TemporaryDirectory(prefix="vsj", dir="/tmp") as folder:  # short: unix sockets live in it
-        token = Path(folder, "token")
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
-        port = free_port()
+        port, token = free_port(), Path(folder, "token")
         activated = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the job's `python` is the head's
-        environment = {**clean_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PATH": activated}
-        command = [RAY, "start", "--head", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={folder}"]
-        command += [f"--port={free_port()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
-        command += [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
+        environment = {**clean_environment(), "RAY_AUTH_TOKEN_PATH": str(token), "PATH": activated}
+        command = [str(ROOT / "cluster/head.sh"), "--num-cpus=2", f"--temp-dir={folder}", f"--port={free_port()}"]
+        command += [f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
+        command += [f"--ray-client-server-port={free_port()}"]
         try:
             started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
             assert started.returncode == 0, started.stdout + started.stderr
-            yield f"http://127.0.0.1:{port}", environment
+            assert token.stat().st_mode & 0o777 == 0o600
+            yield f"http://127.0.0.1:{port}", {**environment, "RAY_AUTH_MODE": "token"}
         finally:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 for pid in processes_of(folder):
