@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator import budget
 from orchestrator.axes import points
-from orchestrator.budget import Group, Placement
+from orchestrator.budget import Device, Group, Placement
 from orchestrator.catalogue import look_up_datasets
 from orchestrator.fingerprint import run_id
 from orchestrator.spec import FamilyRecipes, Length, ModelEntry, RecipeSpec, Size, StudyFile, resolve_size
@@ -91,6 +91,8 @@ class Plan:
     cells: tuple[Cell, ...]
     datasets: dict[str, str]
     missing_indexes: tuple[str, ...]
+    device: Device
+    price_per_gpu_hour: float | None
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -115,6 +117,8 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
         cells=tuple(ordered),
         datasets={name: data.root for name, data in planner.data.items()},
         missing_indexes=tuple(name for name, data in planner.data.items() if data.is_missing),
+        device=budget.device_of(file.study.resources),
+        price_per_gpu_hour=file.study.budget.price_per_gpu_hour,
     )
 
 

@@ -234,6 +234,15 @@ def test_over_budget_exits_4(tmp_path: Path, write_study: WriteStudy) -> None:
     assert "GPU-hours" in done.stderr
 
 
+def test_the_plan_has_a_price_and_a_stated_device(tmp_path: Path, write_study: WriteStudy) -> None:
+    study = write_study(lambda c: c.update(resources={"device": "h100"}, budget={"price_per_gpu_hour": 3.0}))
+    facts = totals(plan_of(study, tmp_path), [])
+    assert facts["cost"] == pytest.approx(3 * facts["gpu_hours"], abs=0.01)
+    said = run_study(study, tmp_path, "--plan").stdout
+    assert "at 3 per GPU-hour" in said
+    assert "assuming  h100: 9.89e+14 FLOP/s" in said
+
+
 def test_every_preset_resolves() -> None:
     for preset in PRESETS:
         assert resolve_recipe(preset, named_model("B/16"), {}).preset == preset
