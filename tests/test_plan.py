@@ -174,13 +174,13 @@ def test_what_has_no_stable_form_is_refused() -> None:
 
 
 def test_bundles_fill_the_slots_and_keep_cells_whole(write_study: WriteStudy, tmp_path: Path) -> None:
-    plan = plan_of(write_study(lambda c: c.update(seeds=list(range(8)))), tmp_path)
+    plan = plan_of(write_study(lambda c: c.update(seeds=list(range(4)))), tmp_path)
     group = plan.cells[0].pretrain.placement.group
+    assert 2 <= sum(cell.seconds for cell in plan.cells) / budget.LAUNCH_SECONDS < 4
     bundles = make_bundles(plan.cells, {group: 4})
-    assert len(bundles) == 4
+    assert len(bundles) == 2, "a group that trains for less than its launch takes is not worth one of its own"
     assert sorted(c.pretrain.run_id for b in bundles for c in b.cells) == sorted(c.pretrain.run_id for c in plan.cells)
     assert max(b.seconds for b in bundles) < 1.3 * min(b.seconds for b in bundles)
-    assert len(make_bundles(plan.cells, {group: 1000})) == len(plan.cells)
     assert len(make_bundles(plan.cells, {group: 1}, "cell")) == len(plan.cells)
 
 
