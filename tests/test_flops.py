@@ -22,9 +22,7 @@ KNOWN = {
     "R50x1": 25_549_352,
 }
 MICRO_VIT = ViTConfig(family="vit", variant="v", width=48, depth=3, mlp_dim=96, heads=4, patch=8, pooling="gap")
-MICRO_RESNET = ResNetConfig(
-    family="resnet", variant="r", stages=(1, 2, 1), width=8, block="basic", stem="stride2", groups=2
-)
+MICRO_RESNET = ResNetConfig(family="resnet", variant="r", stages=(1, 2, 1), width=8, block="basic", stem="stride2", groups=2)
 CIFAR_RESNET = ResNetConfig(family="resnet", variant="c", stages=(2, 2), width=16, stem="stride1", groups=4)
 NAMED = ["Ti/16", "S/32", "B/16", "B/32", "L/16", "H/14", "g/14", "So400m/14"] + [
     f"R{d}x{w}" for d in RESNET_STAGES for w in (1, 2)
