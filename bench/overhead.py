@@ -136,7 +136,7 @@ def planned_runs(study: Path, storage: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=2, help="16 runs a seed; the usual side takes five to eight minutes a seed")
+    parser.add_argument("--seeds", type=int, default=2, help="16 runs each; the usual side takes minutes for one")
     parser.add_argument("--skip-usual", action="store_true", help="measure our side alone, for larger grids")
     options = parser.parse_args()
     os.environ |= {"RAY_TRAIN_V2_ENABLED": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
