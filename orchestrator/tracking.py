@@ -91,7 +91,8 @@ class Follower:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             files = (self._store.root / "mlartifacts" / name).as_uri() if self._uri.startswith("sqlite") else None
-            experiment_id = client.create_experiment(name, artifact_location=files)
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs and charts, not on chat traces
+            experiment_id = client.create_experiment(name, artifact_location=files, tags=kind)
         else:
             experiment_id = experiment.experiment_id
         if self._cursor.get("experiment") != experiment_id:  # another database: what was sent elsewhere does not count
