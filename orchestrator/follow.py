@@ -18,7 +18,7 @@ from orchestrator.spec import StopAfter, Study
 from orchestrator.store import Lease, State, Store, write_json
 from orchestrator.tracking import Follower, tracking_uri
 
-LOOK_SECONDS, HEARTBEAT_SECONDS = 0.5, 5.0
+LOOK_SECONDS, HEARTBEAT_SECONDS, TRACK_SECONDS = 0.5, 5.0, 5.0
 FAILURES = (State.FAILED, State.DIVERGED, State.STALLED)
 
 
@@ -61,7 +61,7 @@ class Follow:
         return {"wall_seconds": time.time() - started, "training_seconds": seconds / self._slots, "slots": self._slots}
 
     def _loop(self, progress: Progress, stop: threading.Event) -> None:
-        beat = 0.0
+        beat = tracked = 0.0
         while not stop.is_set():
             try:
                 if time.monotonic() - beat > HEARTBEAT_SECONDS:
@@ -69,7 +69,9 @@ class Follow:
                     beat = time.monotonic()
                 progress.refresh()
                 self._check_limits(progress)
-                self.tracking.poll()
+                if time.monotonic() - tracked > TRACK_SECONDS:  # batches: MLflow costs the cores that train
+                    self.tracking.poll()
+                    tracked = time.monotonic()
             except OSError as error:  # a full or absent disk must not end the thread that would say so
                 logging.getLogger(__name__).warning("cannot follow the store: %s", error)
             stop.wait(LOOK_SECONDS)

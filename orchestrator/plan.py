@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator import budget
 from orchestrator.axes import points
-from orchestrator.budget import Group, Placement
+from orchestrator.budget import Device, Group, Placement
 from orchestrator.catalogue import look_up_datasets
 from orchestrator.fingerprint import run_id
 from orchestrator.spec import FamilyRecipes, Length, ModelEntry, RecipeSpec, Size, StudyFile, resolve_size
@@ -91,6 +91,8 @@ class Plan:
     cells: tuple[Cell, ...]
     datasets: dict[str, str]
     missing_indexes: tuple[str, ...]
+    device: Device
+    price_per_gpu_hour: float | None
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -115,19 +117,22 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
         cells=tuple(ordered),
         datasets={name: data.root for name, data in planner.data.items()},
         missing_indexes=tuple(name for name, data in planner.data.items() if data.is_missing),
+        device=budget.device_of(file.study.resources),
+        price_per_gpu_hour=file.study.budget.price_per_gpu_hour,
     )
 
 
 def make_bundles(cells: tuple[Cell, ...], slots: dict[Group, int], mode: str = "auto") -> list[Bundle]:
-    """Cells to worker groups, longest first onto the least loaded (Graham 1969): as many groups as run side by side,
-    more only where each still has work for ten times its launch."""
+    """Cells to worker groups, longest first onto the least loaded (Graham 1969): as many groups as run side by side, if
+    each has work for one launch at least; more only where each still has work for ten."""
     by_group: dict[Group, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_group[cell.pretrain.placement.group].append(cell)
     bundles: list[Bundle] = []
     for group, members in sorted(by_group.items()):
-        worth = math.floor(sum(cell.seconds for cell in members) / (BUNDLE_WORTH * budget.LAUNCH_SECONDS))
-        count = len(members) if mode == "cell" else min(len(members), max(slots[group], worth))
+        launches = sum(cell.seconds for cell in members) / budget.LAUNCH_SECONDS  # the work, in units of a launch
+        count = max(min(slots[group], math.floor(launches)), math.floor(launches / BUNDLE_WORTH), 1)
+        count = len(members) if mode == "cell" else min(len(members), count)
         loads: list[list[Cell]] = [[] for _ in range(count)]
         for cell in sorted(members, key=lambda cell: (-cell.seconds, cell.pretrain.run_id)):
             min(loads, key=lambda load: sum(c.seconds for c in load)).append(cell)

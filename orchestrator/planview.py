@@ -35,6 +35,7 @@ def totals(plan: Plan, bundles: list[Bundle]) -> dict[str, Any]:
         "sharing_saves": round(naive_flops(plan) / flops, 3),
         "gpu_hours": round(gpu_seconds / 3600, 4),
         "core_hours": round(core_seconds / 3600, 4),
+        "cost": None if plan.price_per_gpu_hour is None else round(gpu_seconds / 3600 * plan.price_per_gpu_hour, 2),
         "largest_memory_bytes": max(run.placement.memory_bytes for run in plan.runs),
     }
 
@@ -44,6 +45,7 @@ def plan_as_data(plan: Plan, bundles: list[Bundle]) -> dict[str, Any]:
     return {
         "study": plan.study,
         "totals": totals(plan, bundles),
+        "device": asdict(plan.device),
         "datasets": plan.datasets,
         "missing_indexes": list(plan.missing_indexes),
         "bundles": [
@@ -89,7 +91,7 @@ def run_facts(run: Run) -> dict[str, Any]:
 
 def plan_as_text(plan: Plan, bundles: list[Bundle], done: int) -> str:
     """The plan for a person: one line a cell, then the totals."""
-    rows = [("model", "params", "images", "length", "steps", "train FLOPs", "group", "memory", "hours", "children")]
+    rows = [("model", "params", "images", "length", "steps", "train FLOPs", "group", "memory", "time", "children")]
     for cell in plan.cells:
         run, group = cell.pretrain, cell.pretrain.placement.group
         rows.append(
@@ -102,13 +104,20 @@ def plan_as_text(plan: Plan, bundles: list[Bundle], done: int) -> str:
                 f"{run.train_flops:.4g}",
                 f"{group}, ZeRO {group.zero_stage}",
                 f"{max(r.placement.memory_bytes for r in cell.runs) / 1e9:.3g} GB",
-                f"{cell.seconds / 3600:.3g}",
+                _duration(cell.seconds),
                 str(len(cell.children)),
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     table = ["  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([f"study {plan.study}", "", *table, "", *_totals_text(plan, bundles, done)])
+
+
+def _duration(seconds: float) -> str:
+    """Time for a person, in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
 def _totals_text(plan: Plan, bundles: list[Bundle], done: int) -> list[str]:
@@ -121,6 +130,14 @@ def _totals_text(plan: Plan, bundles: list[Bundle], done: int) -> list[str]:
         f"estimate  {facts['gpu_hours']:,.4g} GPU-hours, {facts['core_hours']:,.4g} core-hours; "
         f"{facts['largest_memory_bytes'] / 1e9:.3g} GB a worker at most",
     ]
+    device = plan.device
+    lines.append(
+        f"assuming  {device.name}: {device.peak_flops:.3g} FLOP/s at {device.vit_utilisation:.0%} (ViT) and "
+        f"{device.resnet_utilisation:.0%} (ResNet) utilisation, {device.step_seconds * 1000:g} ms a step besides, "
+        f"{device.memory_bytes / 1e9:.3g} GB"
+    )
+    if facts["cost"] is not None:
+        lines.append(f"price     {facts['cost']:,.2f} at {plan.price_per_gpu_hour:g} per GPU-hour")
     if plan.missing_indexes:
         lines.append(f"not here  datasets planned from what the study says of them: {', '.join(plan.missing_indexes)}")
     return lines

@@ -227,7 +227,7 @@ def _say_where(frame: pd.DataFrame, files: list[Path], follow: Follow, facts: di
         print(f"{failed.status}: {failed.run_id}: {str(failed.reason).partition(chr(10))[0]}")
     print(f"\nresults   {files[0]}\nreport    {files[1]}")
     away = "" if sent else "   (MLflow was away; `vitscale sync` sends what is missing)"
-    print(f"MLflow    mlflow ui --backend-store-uri {follow.uri}{away}")
+    print(f"MLflow    {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {follow.uri}{away}")
 
 
 if __name__ == "__main__":

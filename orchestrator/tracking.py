@@ -91,7 +91,8 @@ class Follower:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             files = (self._store.root / "mlartifacts" / name).as_uri() if self._uri.startswith("sqlite") else None
-            experiment_id = client.create_experiment(name, artifact_location=files)
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs and charts, not on chat traces
+            experiment_id = client.create_experiment(name, artifact_location=files, tags=kind)
         else:
             experiment_id = experiment.experiment_id
         if self._cursor.get("experiment") != experiment_id:  # another database: what was sent elsewhere does not count
@@ -108,72 +109,49 @@ class Follower:
         self._save()
 
     def _send(self, run_id: str, folder: RunFolder) -> None:
+        """All that is new of one run, in as few requests as it takes: each costs MLflow some milliseconds."""
         state = folder.state()
         known = self._cursor["runs"].get(run_id)
-        if known and known["state"] == state == State.DONE:
+        if (known and known["state"] == state == State.DONE) or (known is None and state is State.PLANNED):
             return
+        params: list[Any] = []
         if known is None:
-            if state is State.PLANNED:
-                return
             known = {"id": self._create(run_id), "step": 0, "state": str(State.RUNNING)}
             self._cursor["runs"][run_id] = known
             self._save()
+            params = _params(self._facts[run_id], folder)
         entries = [entry for entry in folder.metrics() if entry["step"] > known["step"]]
-        self._send_metrics(known, entries)
-        self._send_state(known, folder, state)
+        metrics = _curve(entries) + self._outcome(folder)
+        for start in range(BATCH, len(metrics), BATCH):
+            self._client.log_batch(known["id"], metrics=metrics[start : start + BATCH])
+        self._client.log_batch(known["id"], metrics=metrics[:BATCH], params=params, tags=_tags(folder, state))
+        if (status := ENDED.get(state, "FAILED")) != ENDED.get(State(known["state"]), "FAILED"):
+            change = self._client.update_run if status == "RUNNING" else self._client.set_terminated
+            change(known["id"], status=status)
+        known |= {"state": str(state), "step": entries[-1]["step"] if entries else known["step"]}
         self._save()
 
     def _create(self, run_id: str) -> str:
-        """A run with all its keys as parameters and tags, so that flat filters find it."""
+        """A run with its keys as tags, so that flat filters find it."""
         facts = self._facts[run_id]
-        tags = {
-            name: str(facts[name])
-            for name in ("run_id", "phase", "family", "variant", "dataset", "seed")
-            if facts[name] is not None
-        }
-        tags |= {
-            "study": self._plan["study"],
-            "parent_id": facts["parent_id"] or "",
-            "mlflow.parentRunId": self._cursor["parent"],
-        }
+        named = ("run_id", "phase", "family", "variant", "dataset", "seed")
+        tags = {name: str(facts[name]) for name in named if facts[name] is not None}
+        tags |= {"study": self._plan["study"], "parent_id": facts["parent_id"] or ""}
+        tags["mlflow.parentRunId"] = self._cursor["parent"]
         run = self._client.create_run(self._cursor["experiment"], run_name=facts["label"], tags=tags)
-        self._client.log_batch(run.info.run_id, params=_params(facts, self._store.run(run_id)))
         return str(run.info.run_id)
 
-    def _send_metrics(self, known: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    def _outcome(self, folder: RunFolder) -> list[Any]:
+        """Final metrics and cost of a finished run."""
         from mlflow.entities import Metric
 
-        metrics = [
-            Metric(name, float(value), int(entry["time"] * 1000), int(entry["step"]))
-            for entry in entries
-            for name, value in entry.items()
-            if name not in ("step", "time")
-        ]
-        for start in range(0, len(metrics), BATCH):
-            self._client.log_batch(known["id"], metrics=metrics[start : start + BATCH])
-        if entries:
-            known["step"] = entries[-1]["step"]
-
-    def _send_state(self, known: dict[str, Any], folder: RunFolder, state: State) -> None:
-        from mlflow.entities import Metric
-
-        tags = {"state": str(state), "attempts": str(folder.attempts())}
-        if (result := folder.result()) is not None:
-            now = int(result["finished"] * 1000)
-            step = self._facts[folder.run_id]["steps"]
-            final = {**result["metrics"], "cost/gpu_hours": result["gpu_hours"], "cost/core_hours": result["core_hours"]}
-            final |= {"error": 1.0 - final["eval/top1"]} if "eval/top1" in final else {}
-            self._client.log_batch(known["id"], metrics=[Metric(name, float(v), now, step) for name, v in final.items()])
-        elif (failure := folder.failure()) is not None:
-            tags["reason"] = failure["reason"][:5000]
-        for name, value in tags.items():
-            self._client.set_tag(known["id"], name, value)
-        status = ENDED.get(state, "FAILED")
-        if status == "RUNNING":
-            self._client.update_run(known["id"], status=status)
-        else:
-            self._client.set_terminated(known["id"], status=status)
-        known["state"] = str(state)
+        if (result := folder.result()) is None:
+            return []
+        now, step = int(result["finished"] * 1000), self._facts[folder.run_id]["steps"]
+        final = {**result["metrics"], "cost/gpu_hours": result["gpu_hours"], "cost/core_hours": result["core_hours"]}
+        if "eval/top1" in final:
+            final["error"] = 1.0 - final["eval/top1"]
+        return [Metric(name, float(value), now, step) for name, value in final.items()]
 
     def _close_parent(self, files: list[Path], tags: dict[str, str]) -> bool:
         try:
@@ -211,6 +189,26 @@ def _existing(client: Any, experiment_id: str) -> dict[str, Any]:
         token = page.token
         if not token:
             return found
+
+
+def _curve(entries: list[dict[str, Any]]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [
+        Metric(name, float(value), int(entry["time"] * 1000), int(entry["step"]))
+        for entry in entries
+        for name, value in entry.items()
+        if name not in ("step", "time")
+    ]
+
+
+def _tags(folder: RunFolder, state: State) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    tags = [RunTag("state", str(state)), RunTag("attempts", str(folder.attempts()))]
+    if (failure := folder.failure()) is not None:
+        tags.append(RunTag("reason", failure["reason"][:5000]))
+    return tags
 
 
 def _params(facts: dict[str, Any], folder: RunFolder) -> list[Any]:

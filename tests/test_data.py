@@ -22,7 +22,7 @@ from vitmodel.data.reader import Dataset
 from vitmodel.data.shards import interleaved, pack, verify
 from vitmodel.data.sources import encode_png
 
-FRACTALS = FractalConfig(generate="fractals", classes=8, train=2500, val=100, image_size=16, points=128)
+FRACTALS = FractalConfig(generate="fractals", classes=8, train=6500, val=100, image_size=16, points=128)
 
 
 @pytest.fixture(scope="module")

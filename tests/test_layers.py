@@ -36,6 +36,8 @@ LAYERS: dict[str, str] = {
     "orchestrator.plots": "L3a",
     "orchestrator.report": "L3a",
     "orchestrator.standing": "L3a",
+    "orchestrator.laws": "L3a",
+    "orchestrator.scaling": "L3a",
     "orchestrator.tables": "L3a",
     "orchestrator.tracking": "L3b",
     "orchestrator.worker": "L3b",

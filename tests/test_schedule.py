@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from vitmodel.config import Recipe
@@ -54,5 +56,5 @@ def test_learning_rate(keys: dict[str, object], step: int, rate: float) -> None:
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_decay_never_rises_and_ends_near_zero(schedule: str) -> None:
     rates = [learning_rate(recipe(schedule=schedule), step, 1000) for step in range(1000)]
-    assert all(a >= b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates))
     assert rates[-1] < 0.002

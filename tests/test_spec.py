@@ -97,7 +97,9 @@ def test_yaml_bombs(tmp_path: Path) -> None:
 
 def test_tags_run_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        read_study(with_text(tmp_path, TINY.replace("name: tiny", "name: !!python/object/apply:os.mkdir [/tmp/vitscale-canary]")))
+        read_study(
+            with_text(tmp_path, TINY.replace("name: tiny", "name: !!python/object/apply:os.mkdir [/tmp/vitscale-canary]"))
+        )
     assert not Path("/tmp/vitscale-canary").exists()
 
 
@@ -131,7 +133,7 @@ def test_external_data(tmp_path: Path) -> None:
     assert re.search(r"line 4: datasets.digits.url: no index.json", done.stderr), done.stderr
     pack(DigitsConfig(generate="digits", image_size=16), root)
     assert make_plan(read_study(path), tmp_path).missing_indexes == ()
-    with pytest.raises(UserError, match="line 4: datasets.digits: the index has 1074 training images"):
+    with pytest.raises(UserError, match=r"line 4: datasets\.digits: the index has 1074 training images"):
         make_plan(read_study(with_text(tmp_path, external(root, train=1000))), tmp_path)
     (root / "test-00000.tar").unlink()
     with pytest.raises(UserError, match=r"line 4: datasets.digits.url: .*stale index"):

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +35,7 @@ def curves(storage: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, subprocess.CompletedProcess[str]]]:
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
     """The tiny study, run once without a hitch: (file, storage, what it said)."""
     from conftest import TINY
 
@@ -44,7 +43,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, P
     study = folder / "tiny.yaml"
     study.write_text(TINY)
     done = run_study(study, folder / "runs", env=clean_environment())
-    yield study, folder / "runs", done
+    return study, folder / "runs", done
 
 
 def test_a_study_ends_with_its_curves(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:

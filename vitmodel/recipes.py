@@ -31,8 +31,8 @@ _MICRO: dict[str, Any] = {"optimizer": "adamw", "schedule": "cosine", "warmup": 
 PRESETS: dict[str, dict[str, Any]] = {
     "micro_vit": {**_MICRO, "lr": 3e-3, "batch_size": 64, "warmup": 0.2},
     "micro_resnet": {**_MICRO, "lr": 4e-3, "batch_size": 64, "warmup": 0.3},
-    "micro_vit_finetune": {**_MICRO, "lr": 3e-3, "batch_size": 64, "weight_decay": 0.0},
-    "micro_resnet_finetune": {**_MICRO, "lr": 4e-3, "batch_size": 64, "weight_decay": 0.0},
+    "micro_vit_finetune": {**_MICRO, "lr": 3e-3, "batch_size": 32, "weight_decay": 0.0},
+    "micro_resnet_finetune": {**_MICRO, "lr": 4e-3, "batch_size": 32, "weight_decay": 0.0},
     # ViT paper, Table 3, rows JFT-300M; the learning rate is the model's own.
     "vit_paper_jft": {**_PAPER, "schedule": "linear", "weight_decay": 0.1},
     # ViT paper, Table 3, rows ImageNet-21k.

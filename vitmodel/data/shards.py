@@ -27,6 +27,7 @@ from vitmodel.data.order import hash_uint64
 from vitmodel.data.sources import open_source
 
 SHARD_SAMPLES = 2048
+WORTH_PROCESSES = 4  # shards; fewer are written here sooner than processes start
 MEMBER = np.dtype([("offset", "<u8"), ("bytes", "<u4"), ("label", "<i4")])  # place of a sample's image, and its class
 
 
@@ -78,8 +79,10 @@ def _write(config: generated.GeneratedConfig, identity: str, name: str, root: Pa
         for order in [interleaved(labels, config.seed)]
         for number, start in enumerate(range(0, len(order), SHARD_SAMPLES))
     ]
-    if processes > 1 and len(jobs) > 1:
-        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=get_context("forkserver")) as pool:
+    if processes > 1 and len(jobs) >= WORTH_PROCESSES:
+        context = get_context("forkserver")
+        context.set_forkserver_preload([__name__, "webdataset"])  # imported once, not in every process
+        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
             shards = list(pool.map(_write_shard, jobs))
     else:
         shards = [_write_shard(job) for job in jobs]

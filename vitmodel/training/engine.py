@@ -35,12 +35,12 @@ def import_deepspeed() -> Any:
 
 def ensure_process_group() -> tuple[int, int]:
     """(rank, world size); starts a group from torchrun's environment, or of this process alone, where none runs yet."""
+    if torch.cuda.is_available():  # Ray Train and torchrun show every worker all of its node's GPUs
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
         alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
         for name, value in alone.items():
             os.environ.setdefault(name, value)
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return dist.get_rank(), dist.get_world_size()
 
@@ -68,13 +68,14 @@ def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers:
     """The DeepSpeed engine whose accumulated step is exactly the recipe's global batch."""
     if recipe.batch_size % (micro_batch * workers):
         raise ValueError(f"micro-batch {micro_batch} x {workers} workers does not divide batch {recipe.batch_size}")
+    half = resolve_precision(recipe) == "bf16"
     settings = {
         "train_batch_size": recipe.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_clipping": recipe.grad_clip,
-        "zero_optimization": {"stage": zero_stage},
+        "zero_optimization": {"stage": max(zero_stage, int(half))},  # stage 0 hides its fp32 masters
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": resolve_precision(recipe) == "bf16"},
+        "bf16": {"enabled": half},
         "steps_per_print": 10**9,
     }
     deepspeed = import_deepspeed()
@@ -92,7 +93,7 @@ def full_weights(engine: Any) -> dict[str, Tensor]:
     """All weights in fp32 on the CPU, gathered from wherever ZeRO keeps them. Collective: every worker calls it."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    sharded = engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled()
+    sharded = engine.zero_optimization_stage() > 0
     weights: dict[str, Tensor] = dict(engine.module.named_buffers())
     for name, parameter in engine.module.named_parameters():
         value = safe_get_full_fp32_param(parameter) if sharded else parameter

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Start the head of a Ray cluster: token authentication on, dashboard and job API on loopback only.
+#
+#   cluster/head.sh [further options of `ray start`]
+#
+# The token is made once, readable by its owner only; copy it to the same place on every node and client.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"    # a job's `python` is the one that Ray was started with
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
+if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
+    (umask 077 && mkdir -p "$(dirname "$RAY_AUTH_TOKEN_PATH")" &&
+        python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH")
+fi
+chmod 600 "$RAY_AUTH_TOKEN_PATH"
+exec ray start --head --dashboard-host=127.0.0.1 --disable-usage-stats "$@"

@@ -1,0 +1,108 @@
+"""`ray job submit` against a real cluster head with token authentication, as the README's cluster page has it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, WriteStudy, clean_environment
+
+from orchestrator import results
+from orchestrator.study import storage_root
+
+pytestmark = pytest.mark.timeout(600)
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def processes_of(folder: str) -> list[int]:
+    """Processes that name this folder in their command line: those of one Ray head, nobody else's."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if folder.encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def head() -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray head on loopback with a token: (address of its job API, environment of a client)."""
+    with tempfile.TemporaryDirectory(prefix="vsj", dir="/tmp") as folder:  # short: unix sockets live in it
+        port, token = free_port(), Path(folder, "token")
+        activated = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the job's `python` is the head's
+        environment = {**clean_environment(), "RAY_AUTH_TOKEN_PATH": str(token), "PATH": activated}
+        command = [str(ROOT / "cluster/head.sh"), "--num-cpus=2", f"--temp-dir={folder}", f"--port={free_port()}"]
+        command += [f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
+        command += [f"--ray-client-server-port={free_port()}"]
+        try:
+            started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+            assert started.returncode == 0, started.stdout + started.stderr
+            assert token.stat().st_mode & 0o777 == 0o600
+            yield f"http://127.0.0.1:{port}", {**environment, "RAY_AUTH_MODE": "token"}
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                for pid in processes_of(folder):
+                    os.kill(pid, number)
+                time.sleep(2)
+
+
+def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str]], write_study: WriteStudy, tmp_path: Path) -> None:
+    address, environment = head
+
+    def change(content: dict) -> None:
+        content["pretrain"]["sizes"] = [128]
+        content["storage"] = {"path": str(tmp_path / "runs")}
+
+    study = write_study(change)
+    submit = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        str(ROOT),
+        "--",
+        "python",
+        "-m",
+        "orchestrator.study",
+    ]
+    done = subprocess.run([*submit, str(study)], env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    frame = results.collect(tmp_path / "runs", "tiny")
+    assert set(frame["status"]) == {"DONE"}
+    for said in ("started  pretrain", "done     finetune", "images/s", "left)", "mlflow ui"):
+        assert said in done.stdout, done.stdout[-4000:]
+    refused = subprocess.run(
+        [*submit, str(study)],
+        env={**environment, "RAY_AUTH_TOKEN_PATH": "/nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert refused.returncode != 0, "the job API must ask for the token"
+
+
+def test_relative_storage_in_a_job_is_no_throwaway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage_root("runs") == Path.cwd() / "runs"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert storage_root("runs") == tmp_path / "vitscale/runs"
+    assert storage_root("/shared/runs") == Path("/shared/runs")

@@ -1,0 +1,203 @@
+"""MLflow as a follower: real sqlite, a server that is away and comes back, a lost cursor, a replay without duplicates."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.store import State, Store, write_json
+from orchestrator.tracking import Follower, tracking_uri
+
+
+def facts(run_id: str, parent: str | None = None) -> dict[str, Any]:
+    phase = run_id.partition("-")[0]
+    return {
+        "run_id": run_id,
+        "parent_id": parent,
+        "phase": phase,
+        "family": "vit",
+        "variant": "V",
+        "dataset": "d",
+        "seed": 0,
+        "steps": 4,
+        "label": run_id,
+        "shots": None,
+    }
+
+
+PLAN = {"study": "t", "runs": [facts("pretrain-a"), facts("finetune-b", "pretrain-a"), facts("probe-c", "pretrain-a")]}
+
+
+def train(store: Store, run_id: str, steps: range) -> None:
+    """What a worker writes."""
+    folder = store.run(run_id)
+    metrics = folder.metrics_files()[-1] if folder.attempts() else folder.begin({"config": {"model": {"width": 8}}})
+    with metrics.open("a") as file:
+        for step in steps:
+            file.write(json.dumps({"step": step, "train/loss": 1.0 / step, "time": 1.7e9 + step}) + "\n")
+
+
+def finish(store: Store, run_id: str) -> None:
+    result = {"metrics": {"eval/top1": 0.5}, "finished": 1.7e9 + 9, "gpu_hours": 0.0, "core_hours": 0.1}
+    store.run(run_id).finish(result)
+
+
+def loss_curve(client: MlflowClient, run_id: str) -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in client.get_metric_history(run_id, "train/loss")]
+
+
+def runs_of(client: MlflowClient) -> dict[str, Any]:
+    experiment = client.get_experiment_by_name("t")
+    found = client.search_runs([experiment.experiment_id])
+    by_id = {run.data.tags["run_id"]: run for run in found}
+    assert len(by_id) == len(found), "one MLflow run for one run"
+    return by_id
+
+
+@pytest.mark.parametrize("lose_cursor", [False, True])
+def test_follows_dies_and_goes_on(lose_cursor: bool, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    uri = tracking_uri("auto", store)
+    first = Follower(store, PLAN, uri)
+    train(store, "pretrain-a", range(1, 3))
+    first.poll()
+    del first  # the driver dies here
+    if lose_cursor:
+        (store.study("t") / "tracking.json").unlink()
+    train(store, "pretrain-a", range(3, 5))
+    finish(store, "pretrain-a")
+    train(store, "finetune-b", range(1, 5))
+    store.run("finetune-b").fail(State.FAILED, "CUDA error <b>")
+    store.run("probe-c").path.mkdir(parents=True)
+    store.run("probe-c").fail(State.SKIPPED, "parent")
+    report = tmp_path / "report.html"
+    report.write_text("hello")
+    assert Follower(store, PLAN, uri).finish([report], {"runs.DONE": "1"})
+    client = MlflowClient(uri)
+    runs = runs_of(client)
+    assert loss_curve(client, runs["pretrain-a"].info.run_id) == [(s, 1.0 / s) for s in range(1, 5)]
+    states = {name: (run.info.status, run.data.tags.get("state")) for name, run in runs.items()}
+    assert states == {
+        "study": ("FINISHED", None),
+        "pretrain-a": ("FINISHED", "DONE"),
+        "finetune-b": ("FAILED", "FAILED"),
+        "probe-c": ("FAILED", "SKIPPED"),
+    }
+    assert runs["finetune-b"].data.tags["reason"] == "CUDA error <b>"
+    assert runs["pretrain-a"].data.metrics["error"] == 0.5
+    assert runs["pretrain-a"].data.params["model.width"] == "8"
+    assert [a.path for a in client.list_artifacts(runs["study"].info.run_id)] == ["report.html"]
+
+
+def test_a_healed_run_is_no_longer_failed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    uri = tracking_uri("auto", store)
+    train(store, "pretrain-a", range(1, 3))
+    store.run("pretrain-a").fail(State.FAILED, "died")
+    follower = Follower(store, PLAN, uri)
+    follower.poll()
+    assert runs_of(MlflowClient(uri))["pretrain-a"].info.status == "FAILED"
+    store.run("pretrain-a").begin({"config": {}})
+    train(store, "pretrain-a", range(1, 5))
+    follower.poll()
+    assert runs_of(MlflowClient(uri))["pretrain-a"].info.status == "RUNNING"
+    finish(store, "pretrain-a")
+    follower.poll()
+    run = runs_of(MlflowClient(uri))["pretrain-a"]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["attempts"] == "2"
+    assert [step for step, _ in loss_curve(MlflowClient(uri), run.info.run_id)] == [1, 2, 3, 4]
+
+
+def test_an_outage_costs_nothing_but_freshness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is away, is started, is killed, is started again; nothing raises, nothing is lost or doubled."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    store = Store(tmp_path / "store")
+    follower = Follower(store, PLAN, f"http://127.0.0.1:{port}")
+    train(store, "pretrain-a", range(1, 2))
+    follower.poll()
+    assert follower.behind == 1
+    started = time.monotonic()
+    assert not follower.finish([], {}, seconds=2)
+    assert time.monotonic() - started < 30
+    server = start_server(port, tmp_path)
+    try:
+        poll_until_sent(follower)
+        train(store, "pretrain-a", range(2, 4))
+    finally:
+        stop(server)
+    follower.poll()
+    assert follower.behind == 1
+    train(store, "pretrain-a", range(4, 5))
+    finish(store, "pretrain-a")
+    server = start_server(port, tmp_path)
+    try:
+        poll_until_sent(follower)
+        client = MlflowClient(f"http://127.0.0.1:{port}")
+        run = runs_of(client)["pretrain-a"]
+        assert loss_curve(client, run.info.run_id) == [(s, 1.0 / s) for s in range(1, 5)]
+        assert run.info.status == "FINISHED"
+    finally:
+        stop(server)
+
+
+def start_server(port: int, folder: Path) -> subprocess.Popen[bytes]:
+    command = [
+        str(Path(sys.executable).parent / "mlflow"),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--default-artifact-root", f"{folder}/artifacts"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return server
+        time.sleep(0.2)
+    stop(server)
+    raise AssertionError("the MLflow server did not start")
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def poll_until_sent(follower: Follower) -> None:
+    deadline = time.monotonic() + 60
+    while follower.behind and time.monotonic() < deadline:
+        follower._not_before = 0.0
+        follower.poll()
+        time.sleep(0.5)
+    assert not follower.behind
+
+
+def test_a_damaged_cursor_is_not_trusted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_json(
+        store.study("t") / "tracking.json", {"uri": "sqlite:////elsewhere.db", "runs": {"pretrain-a": {"id": "x", "step": 9}}}
+    )
+    train(store, "pretrain-a", range(1, 3))
+    uri = tracking_uri("auto", store)
+    Follower(store, PLAN, uri).poll()
+    assert len(loss_curve(MlflowClient(uri), runs_of(MlflowClient(uri))["pretrain-a"].info.run_id)) == 2
