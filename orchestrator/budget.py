@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.spec import Resources
-from vitmodel.config import ModelConfig, Recipe, ResNetConfig, RunConfig, UserError
+from vitmodel.config import ModelConfig, Recipe, RunConfig, UserError
 from vitmodel.flops import activation_bytes, count_params
 
 LAUNCH_SECONDS = 15.0  # a Ray Train worker group until its first step, measured
@@ -198,5 +198,5 @@ def _value_bytes(recipe: Recipe, device: Device) -> int:
 
 def _speed(model: ModelConfig, device: Device, group: Group) -> float:
     """Expected FLOP/s of a whole group."""
-    utilisation = device.resnet_utilisation if isinstance(model, ResNetConfig) else device.vit_utilisation
+    utilisation = device.vit_utilisation if model.family == "vit" else device.resnet_utilisation
     return device.peak_flops * utilisation * group.workers * (1 if device.is_gpu else group.cpus_per_worker)

@@ -18,7 +18,7 @@ from orchestrator.catalogue import look_up_datasets
 from orchestrator.fingerprint import run_id
 from orchestrator.spec import FamilyRecipes, Length, ModelEntry, RecipeSpec, Size, StudyFile, resolve_size
 from orchestrator.yamltree import Place
-from vitmodel.config import DataRef, Recipe, RunConfig, UserError, check_image_size
+from vitmodel.config import FAMILIES, DataRef, Recipe, RunConfig, UserError, check_image_size
 from vitmodel.flops import TRAIN_FACTOR, count_params, forward_flops
 from vitmodel.recipes import resolve_recipe
 from vitmodel.schedule import steps_of
@@ -284,7 +284,7 @@ def _resolve(recipe: RecipeSpec | FamilyRecipes, entry: ModelEntry, own: RecipeS
     """The section's recipe for this family, then what a model or task has of its own."""
     base = recipe if isinstance(recipe, RecipeSpec) else getattr(recipe, entry.model.family)
     if base is None:
-        raise UserError(f"no recipe for family {entry.model.family}", field="recipe", allowed="vit, resnet")
+        raise UserError(f"no recipe for family {entry.model.family}", field="recipe", allowed=", ".join(FAMILIES))
     preset = own.preset or base.preset
     if preset is None:
         raise UserError("a recipe needs a preset", field="recipe")

@@ -22,9 +22,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from orchestrator import standing
 from orchestrator.standing import count, family_name
 
-COLOURS = {"vit": "#0072B2", "resnet": "#D55E00", "hybrid": "#009E73"}  # Okabe and Ito 2008: safe for the colour-blind
+COLOURS = {
+    "vit": "#0072B2",
+    "resnet": "#D55E00",
+    "hybrid": "#009E73",
+    "cnn": "#CC79A7",
+}  # Okabe and Ito 2008: safe for the colour-blind
 OTHER_COLOUR = "#6E4B8B"
-LINES: dict[str, Any] = {"vit": "-", "resnet": (0, (5, 1.5)), "hybrid": (0, (1, 1))}
+LINES: dict[str, Any] = {"vit": "-", "resnet": (0, (5, 1.5)), "hybrid": (0, (1, 1)), "cnn": "-."}
 MARKERS = "os^DvPX*<>hp"
 SIZE_INCHES = (6.4, 4.8)
 INK, GREY, GRID = "#222222", "#5A5A5A", "#E3E3E3"

@@ -88,6 +88,7 @@ class RecipeSpec(Frozen):
     momentum: float | None = None
     grad_clip: float | None = None
     dropout: float | None = None
+    stochastic_depth: float | None = None
     label_smoothing: float | None = None
     augment: Literal["none", "shift", "inception"] | None = None
     flip: bool | None = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-FAMILY_NAMES = {"vit": "ViT", "resnet": "ResNet", "hybrid": "Hybrid"}
+FAMILY_NAMES = {"vit": "ViT", "resnet": "ResNet", "hybrid": "Hybrid", "cnn": "CNN"}
 LEVEL = 0.005  # two errors closer than half a percentage point are called level
 FLOPS_UNITS = {1e18: "exa", 1e15: "peta", 1e12: "tera", 1e9: "giga", 1e6: "mega"}
 

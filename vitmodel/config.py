@@ -286,6 +286,7 @@ class Recipe(Frozen):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     grad_clip: float = Field(default=0.0, ge=0)  # global norm; 0 = off
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    stochastic_depth: float = Field(default=0.0, ge=0, lt=1)  # of the last block; earlier ones less, linearly
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: Literal["none", "shift", "inception"] = "none"
     flip: bool = False

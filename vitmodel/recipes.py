@@ -19,6 +19,10 @@ JFT_LEARNING_RATES: dict[str, float] = {
     "R101x1": 8e-4,
     "R152x1": 6e-4,
     "R152x2": 6e-4,
+    "R50+B/16": 8e-4,
+    "R50+B/32": 8e-4,
+    "R50+L/32": 2e-4,
+    "R50+L/16": 4e-4,
 }
 # R200x3 is in the paper's Table 6 but not in its Table 3: the rate of the next smaller ResNet.
 JFT_LEARNING_RATES["R200x3"] = 6e-4

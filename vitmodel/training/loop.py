@@ -94,7 +94,7 @@ def train(
 
 def train_step(job: TrainJob, engine: Any, loaded: Loaded, step: int) -> Tensor:
     """One optimizer step over this worker's share of the global batch. Returns its mean loss, on the device."""
-    if job.recipe.dropout:  # a function of the step, so that a resumed run drops the same units
+    if job.recipe.dropout or job.recipe.stochastic_depth:  # a function of the step, so that a resumed run drops the same units
         torch.manual_seed(int(hash_uint64(job.seed, step, job.worker) >> 1))
     share = len(loaded.labels)
     loss_sum = torch.zeros((), device=device())

@@ -55,7 +55,15 @@ def execute(config: RunConfig, context: Context) -> Metrics:
 
 def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Metrics:
     assert config.recipe is not None
-    module = build(config.model, config.image_size, config.classes, dropout=config.recipe.dropout, seed=config.seed)
+    recipe = config.recipe
+    module = build(
+        config.model,
+        config.image_size,
+        config.classes,
+        dropout=recipe.dropout,
+        stochastic_depth=recipe.stochastic_depth,
+        seed=config.seed,
+    )
     if context.parent_weights is not None:
         load_for_transfer(module, context.parent_weights)
     module.activation_checkpointing = context.activation_checkpointing
