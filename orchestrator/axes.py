@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.spec import Cut, Length, Size, StudyFile
+from orchestrator.schema import Cut, Length, Size
+from orchestrator.spec import StudyFile
 from orchestrator.yamltree import Place
 
 Point = tuple[int, Size, Length, int]  # number of the model, size, length, seed

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.spec import Resources
+from orchestrator.schema import Resources
 from vitmodel.config import ModelConfig, Recipe, RunConfig, UserError
 from vitmodel.flops import activation_bytes, count_params
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.spec import ExternalData, StudyFile, expand_environment
+from orchestrator.schema import ExternalData
+from orchestrator.spec import StudyFile, expand_environment
 from orchestrator.yamltree import Place
 from vitmodel.config import UserError
 from vitmodel.data import generated

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from orchestrator import study as studies
-from orchestrator.spec import ExternalData, read_study
+from orchestrator.schema import ExternalData
+from orchestrator.spec import read_study
 from orchestrator.store import State
 from orchestrator.tracking import Follower, tracking_uri
 from vitmodel.config import UserError

@@ -1,4 +1,4 @@
-"""The driver's second thread while a study runs: heartbeat, progress, tracking and limits, all by following the store."""
+"""The driver's second thread while a study runs: progress, tracking and limits, all by following the store."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rich.console import Console
 from orchestrator.launch import concurrency
 from orchestrator.plan import Cell
 from orchestrator.progress import Progress
-from orchestrator.spec import StopAfter, Study
-from orchestrator.store import Lease, State, Store, write_json
+from orchestrator.schema import StopAfter, Study
+from orchestrator.store import State, Store, write_json
 from orchestrator.tracking import Follower, tracking_uri
 
-LOOK_SECONDS, HEARTBEAT_SECONDS, TRACK_SECONDS = 0.5, 5.0, 5.0
+LOOK_SECONDS, TRACK_SECONDS = 0.5, 5.0
 FAILURES = (State.FAILED, State.DIVERGED, State.STALLED)
 
 
 class Follow:
     """Follows one study's runs in the store, on behalf of everybody who wants to know."""
 
-    def __init__(self, study: Study, store: Store, plan: dict[str, Any], lease: Lease, console: Console) -> None:
-        self._study, self._store, self._plan, self._lease, self._console = study, store, plan, lease, console
+    def __init__(self, study: Study, store: Store, plan: dict[str, Any], console: Console) -> None:
+        self._study, self._store, self._plan, self._console = study, store, plan, console
         self.uri = tracking_uri(study.tracking.mlflow, store)
         self.tracking = Follower(store, plan, self.uri)
         self._done_before = {facts["run_id"] for facts in plan["runs"] if store.run(facts["run_id"]).state() is State.DONE}
@@ -61,12 +61,9 @@ class Follow:
         return {"wall_seconds": time.time() - started, "training_seconds": seconds / self._slots, "slots": self._slots}
 
     def _loop(self, progress: Progress, stop: threading.Event) -> None:
-        beat = tracked = 0.0
+        tracked = 0.0
         while not stop.is_set():
             try:
-                if time.monotonic() - beat > HEARTBEAT_SECONDS:
-                    self._lease.renew()
-                    beat = time.monotonic()
                 progress.refresh()
                 self._check_limits(progress)
                 if time.monotonic() - tracked > TRACK_SECONDS:  # batches: MLflow costs the cores that train

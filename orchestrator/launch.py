@@ -21,7 +21,7 @@ from orchestrator import budget
 from orchestrator.budget import Group
 from orchestrator.plan import Bundle, Cell, Plan, make_bundles
 from orchestrator.planview import run_facts
-from orchestrator.spec import Study
+from orchestrator.schema import Study
 from orchestrator.store import State, Store, read_json, write_json
 from vitmodel.config import UserError
 

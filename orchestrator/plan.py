@@ -16,7 +16,8 @@ from orchestrator.axes import points
 from orchestrator.budget import Device, Group, Placement
 from orchestrator.catalogue import look_up_datasets
 from orchestrator.fingerprint import run_id
-from orchestrator.spec import FamilyRecipes, Length, ModelEntry, RecipeSpec, Size, StudyFile, resolve_size
+from orchestrator.schema import FamilyRecipes, Length, ModelEntry, RecipeSpec, Size
+from orchestrator.spec import StudyFile, resolve_size
 from orchestrator.yamltree import Place
 from vitmodel.config import FAMILIES, DataRef, Recipe, RunConfig, UserError, check_image_size
 from vitmodel.flops import TRAIN_FACTOR, count_params, forward_flops

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from typing import Any
 
 from vitmodel.config import UserError
 
+HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0  # a lease not renewed for this long belongs to a dead driver
 FREE_BYTES = 64 * 2**20  # less than this and nothing is started
 
@@ -183,6 +185,7 @@ class Lease:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "lease.json"
         self.token = uuid.uuid4().hex
+        self._released = threading.Event()
 
     def take(self) -> None:
         """Take the lease, over a dead driver's if need be. Raises LeaseHeldError."""
@@ -193,12 +196,19 @@ class Lease:
         time.sleep(0.05)  # of two that took it at once, the later writer stays
         if read_json(self.path)["token"] != self.token:
             raise LeaseHeldError("another driver started at the same moment")
+        threading.Thread(target=self._beat, name="lease", daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            self.renew()
 
     def renew(self) -> None:
         """Heartbeat."""
         write_json(self.path, {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
 
     def release(self) -> None:
+        """End the heartbeat and give the lease back."""
+        self._released.set()
         held = read_json(self.path)
         if held and held["token"] == self.token:
             self.path.unlink(missing_ok=True)

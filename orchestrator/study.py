@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import budget
 from orchestrator.plan import Bundle, Cell, Plan, make_bundles, make_plan
 from orchestrator.planview import plan_as_data, plan_as_text
-from orchestrator.spec import ExternalData, StudyFile, expand_environment, read_study
+from orchestrator.schema import ExternalData
+from orchestrator.spec import StudyFile, expand_environment, read_study
 from orchestrator.store import Lease, LeaseHeldError, State, Store, write_json
 from vitmodel.config import UserError
 
@@ -133,12 +134,12 @@ def _run(prepared: Prepared) -> int:
     lease = Lease(prepared.store.study(study.name))
     lease.take()
     try:
-        return _drive(prepared, cells, lease)
+        return _drive(prepared, cells)
     finally:
         lease.release()
 
 
-def _drive(prepared: Prepared, cells: tuple[Cell, ...], lease: Lease) -> int:
+def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
     from rich.console import Console
 
     from orchestrator.follow import Follow
@@ -152,7 +153,7 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...], lease: Lease) -> int:
     write_json(folder / "plan.json", prepared.data)
     runs, all_cells = len(prepared.plan.runs), len(prepared.plan.cells)
     console.print(f"{study.name}: {runs} runs, {len(cells)} of {all_cells} cells open, storage {store.root}")
-    follow = Follow(prepared.file.study, store, prepared.data, lease, console)
+    follow = Follow(prepared.file.study, store, prepared.data, console)
     if cells:
         _make_datasets(prepared, console)
         try:
@@ -168,18 +169,20 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...], lease: Lease) -> int:
 
 def _make_datasets(prepared: Prepared, console: Any) -> None:
     """Generate what the study asks to be generated, where it is not there yet."""
-    from vitmodel.data.index import INDEX_FILE
+    from vitmodel.data.index import INDEX_FILE, load_index
     from vitmodel.data.shards import pack
 
     for name, spec in prepared.file.study.datasets.items():
         root = Path(prepared.plan.datasets[name])
-        if not isinstance(spec, ExternalData) and not (root / INDEX_FILE).exists():
-            began = time.perf_counter()
-            index = pack(spec, root)
-            samples = sum(split.samples for split in index.splits.values())
-            console.print(
-                f"packed {name}: {samples:,} images of {index.classes} classes in {time.perf_counter() - began:.1f} s"
-            )
+        if isinstance(spec, ExternalData):
+            continue
+        if (root / INDEX_FILE).exists():
+            load_index(root)  # refuses one whose shards are not as they were
+            continue
+        began = time.perf_counter()
+        index = pack(spec, root)
+        samples, seconds = sum(split.samples for split in index.splits.values()), time.perf_counter() - began
+        console.print(f"packed {name}: {samples:,} images of {index.classes} classes in {seconds:.1f} s")
 
 
 def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.DataFrame, list[Path]]:

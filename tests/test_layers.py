@@ -23,6 +23,7 @@ LAYERS: dict[str, str] = {
     "vitmodel.data": "L1",
     "vitmodel.training": "L1",
     "orchestrator.yamltree": "L2",
+    "orchestrator.schema": "L2",
     "orchestrator.spec": "L2",
     "orchestrator.axes": "L2",
     "orchestrator.catalogue": "L2",

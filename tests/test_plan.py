@@ -18,7 +18,8 @@ from orchestrator.budget import Group
 from orchestrator.fingerprint import canonical_json, run_id
 from orchestrator.plan import Plan, make_bundles, make_plan
 from orchestrator.planview import totals
-from orchestrator.spec import Resources, read_study
+from orchestrator.schema import Resources
+from orchestrator.spec import read_study
 from vitmodel.config import RunConfig, UserError, named_model
 from vitmodel.recipes import PRESETS, resolve_recipe
 

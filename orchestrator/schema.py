@@ -1,0 +1,235 @@
+"""The shape of a study file: frozen, strict pydantic models, one a section. What is allowed stands here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+
+from vitmodel.config import FAMILIES, Frozen, ModelConfig
+from vitmodel.data.generated import DigitsConfig, FractalConfig
+
+NAME = r"^[a-z0-9._-]{1,64}$"
+Name = Annotated[str, Field(pattern=NAME)]
+MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
+
+
+def as_count(value: Any) -> Any:
+    """Counts may be written 16k, 30M or 1e6."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMB]?)", value)):
+        value = float(match[1]) * MULTIPLES[match[2]]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(as_count), Field(gt=0)]
+
+
+def _size(value: int | str) -> int | str:
+    if isinstance(value, int) or re.fullmatch(r"all|\d+(\.\d+)?[kMB%]?", value):
+        return value
+    raise ValueError("a size is a count such as 16384, 16k or 30M, a percentage such as 10%, or all")
+
+
+Size = Annotated[int | str, AfterValidator(_size)]
+
+
+class ExternalData(Frozen):
+    """A dataset packed elsewhere. What it should contain is declared, so that a study can be planned without it."""
+
+    url: str
+    train: Count
+    classes: Count
+    eval_split: Literal["val", "test"] = "test"
+    licence: str = ""
+
+
+def _dataset_kind(value: Any) -> str:
+    return str(value.get("generate", "external")) if isinstance(value, dict) else "external"
+
+
+DatasetSpec = Annotated[
+    Annotated[FractalConfig, Tag("fractals")]
+    | Annotated[DigitsConfig, Tag("digits")]
+    | Annotated[ExternalData, Tag("external")],
+    Discriminator(_dataset_kind),
+]
+
+
+class Length(Frozen):
+    """A duration in exactly one unit."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    steps: Count | None = None
+    examples: Count | None = None
+
+
+class RecipeSpec(Frozen):
+    """A preset's name and the keys that differ from it."""
+
+    preset: str | None = None
+    optimizer: Literal["adamw", "sgd"] | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    schedule: Literal["constant", "linear", "cosine", "rsqrt"] | None = None
+    warmup: float | None = None
+    cooldown: float | None = None
+    weight_decay: float | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    momentum: float | None = None
+    grad_clip: float | None = None
+    dropout: float | None = None
+    stochastic_depth: float | None = None
+    label_smoothing: float | None = None
+    augment: Literal["none", "shift", "inception"] | None = None
+    flip: bool | None = None
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+
+    def overrides(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"preset"}, exclude_none=True)
+
+
+class FamilyRecipes(Frozen):
+    """A recipe for each family."""
+
+    vit: RecipeSpec | None = None
+    hybrid: RecipeSpec | None = None
+    resnet: RecipeSpec | None = None
+    cnn: RecipeSpec | None = None
+
+
+def _recipe_kind(value: Any) -> str:
+    return "by_family" if isinstance(value, dict) and set(value) & set(FAMILIES) else "one"
+
+
+AnyRecipe = Annotated[
+    Annotated[RecipeSpec, Tag("one")] | Annotated[FamilyRecipes, Tag("by_family")], Discriminator(_recipe_kind)
+]
+
+
+class ModelEntry(Frozen):
+    """One model of the axis, with what is its own: lengths, recipe keys."""
+
+    model: ModelConfig
+    lengths: tuple[Length, ...] | None = Field(default=None, min_length=1)
+    finetune_resolution: int | None = Field(default=None, gt=0)
+    recipe: RecipeSpec = RecipeSpec()
+
+
+class Cut(Frozen):
+    """Values of axes that name one or more cells."""
+
+    model: str | None = None
+    size: Size | None = None
+    epochs: float | None = None
+    seed: int | None = None
+
+
+class Pretrain(Frozen):
+    """The upstream axes."""
+
+    data: str
+    resolution: int = Field(gt=0)
+    sizes: tuple[Size, ...] = Field(min_length=1)
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    lengths: tuple[Length, ...] = Field(min_length=1)
+    recipe: AnyRecipe
+    lanes: int | None = Field(default=None, gt=0)
+    window: int = Field(default=8192, gt=0)
+    combine: Literal["grid", "zip"] = "grid"
+    include: tuple[Cut, ...] = ()
+    exclude: tuple[Cut, ...] = ()
+
+
+class Transfer(Frozen):
+    """Fine-tuning of every pretrained model on every task for every number of epochs."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    epochs: tuple[float, ...] = Field(min_length=1)
+    resolution: int = Field(gt=0)
+    recipe: AnyRecipe
+    task_recipes: dict[str, RecipeSpec] = Field(default={})
+
+
+class Probe(Frozen):
+    """Few-shot linear probes of every pretrained model."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    shots: tuple[int, ...] = Field(min_length=1)
+
+
+Auto = Literal["auto"]
+
+
+class Resources(Frozen):
+    """With what the runs are done. Nothing here changes a result."""
+
+    device: Literal["auto", "cpu", "a100", "h100", "h200", "tpuv3"] = "auto"
+    workers: Annotated[int, Field(gt=0)] | Auto = "auto"
+    cpus_per_worker: Annotated[int, Field(gt=0)] | Auto = "auto"
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | Auto = "auto"
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | Auto = "auto"
+    micro_batch: Annotated[int, Field(gt=0)] | Auto = "auto"
+    max_concurrent: Annotated[int, Field(gt=0)] | Auto = "auto"
+    bundle: Literal["auto", "cell"] = "auto"
+    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    wait_minutes: float = Field(default=0.0, ge=0)  # for a cluster that grows; 0: what cannot fit now is refused
+
+
+class Budget(Frozen):
+    """Limits. The number of runs is checked on the plan; hours on the plan and again while runs finish."""
+
+    max_runs: int = Field(default=2000, gt=0, le=100_000)
+    gpu_hours: float | None = Field(default=None, gt=0)
+    wall_hours: float | None = Field(default=None, gt=0)
+    price_per_gpu_hour: float | None = Field(default=None, gt=0)
+
+
+class Storage(Frozen):
+    """The folder of all runs: shared by all nodes of a cluster."""
+
+    path: str = "runs"
+
+
+class Tracking(Frozen):
+    """MLflow's address; `auto` is a sqlite file in the storage folder."""
+
+    mlflow: str = "auto"
+
+
+class StopAfter(Frozen):
+    """End the study after this many failed runs."""
+
+    stop_after: int = Field(gt=0)
+
+
+class OnFailure(Frozen):
+    """How often a run is tried again after its workers died, and whether the others go on."""
+
+    retries: int = Field(default=2, ge=0)
+    then: Literal["continue", "stop"] | StopAfter = "continue"
+
+
+class Report(Frozen):
+    """Words for the head of the report."""
+
+    title: str = ""
+    note: str = ""
+
+
+class Study(Frozen):
+    """A whole study, as written."""
+
+    name: Name
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    datasets: dict[Name, DatasetSpec] = Field(min_length=1)
+    pretrain: Pretrain
+    transfer: Transfer | None = None
+    probe: Probe | None = None
+    resources: Resources = Resources()
+    budget: Budget = Budget()
+    storage: Storage = Storage()
+    tracking: Tracking = Tracking()
+    on_failure: OnFailure = OnFailure()
+    report: Report = Report()
