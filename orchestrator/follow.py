@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -61,12 +62,15 @@ class Follow:
         return {"wall_seconds": time.time() - started, "training_seconds": seconds / self._slots, "slots": self._slots}
 
     def _loop(self, progress: Progress, stop: threading.Event) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # this thread yields to the processes that train
         tracked = 0.0
         while not stop.is_set():
             try:
                 progress.refresh()
                 self._check_limits(progress)
-                if time.monotonic() - tracked > TRACK_SECONDS:  # batches: MLflow costs the cores that train
+                if (
+                    progress.has_begun and time.monotonic() - tracked > TRACK_SECONDS
+                ):  # batches: MLflow costs the cores that train
                     self.tracking.poll()
                     tracked = time.monotonic()
             except OSError as error:  # a full or absent disk must not end the thread that would say so

@@ -53,6 +53,11 @@ class Progress:
         elif time.monotonic() - self._spoke > HEARTBEAT_SECONDS:
             self._say(self._summary())
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any run was seen at work: before that the cores are busy starting worker groups."""
+        return bool(self._last)
+
     def counts(self) -> Counter[State]:
         """Runs by state."""
         return Counter(self._states.values())

@@ -156,6 +156,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from vitmodel.config import RunConfig
+from vitmodel.training.engine import leave_process_group
 from vitmodel.training.run import Context, execute
 spec = json.loads(Path(sys.argv[1]).read_text())
 seen = []
@@ -163,6 +164,7 @@ result = execute(RunConfig.model_validate_json(json.dumps(spec["config"])), Cont
     data_root=Path(spec["data"]), micro_batch=spec["micro_batch"], zero_stage=spec["zero_stage"], report=seen.append))
 if torch.distributed.get_rank() == 0:
     Path(spec["folder"], "seen.json").write_text(json.dumps({"result": result, "losses": [e["train/loss"] for e in seen]}))
+leave_process_group()
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 from typing import Any, cast
@@ -43,13 +42,13 @@ def ensure_process_group() -> tuple[int, int]:
         for name, value in alone.items():
             os.environ.setdefault(name, value)
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        atexit.register(_leave_process_group)  # its threads must not outlive the interpreter
     return dist.get_rank(), dist.get_world_size()
 
 
-def _leave_process_group() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def leave_process_group() -> None:
+    """The end of a program that trains by itself (torchrun): all workers leave together. Without it one may abort at exit."""
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def resolve_precision(recipe: Recipe) -> str:
