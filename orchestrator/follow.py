@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.launch import concurrency
-from orchestrator.plan import Cell
+from orchestrator.plan import Cell, make_bundles
 from orchestrator.progress import Progress
 from orchestrator.schema import StopAfter, Study
 from orchestrator.store import State, Store, write_json
@@ -38,7 +38,8 @@ class Follow:
     def in_background(self, cells: tuple[Cell, ...], nodes: list[dict[str, float]]) -> Iterator[None]:
         """Follow in a thread until the body ends."""
         slots = concurrency(cells, self._study, nodes)
-        self._slots = min(max(slots.values()), len(cells))
+        bundles = make_bundles(cells, slots, self._study.resources.bundle)
+        self._slots = min(max(slots.values()), len(bundles))
         group = cells[0].pretrain.placement.group
         self._console.print(f"{self._slots} worker group(s) of {group} side by side, on {len(nodes)} node(s)")
         stop = threading.Event()
