@@ -18,6 +18,7 @@ from vitmodel.models.mixers import Attention, AxialAttention, WindowAttention, m
 from vitmodel.models.resnet import StdConv2d
 from vitmodel.models.vit import ViT
 from vitmodel.models.weights import load_for_transfer, resize_position_embedding, save_weights
+from vitmodel.training.engine import leave_process_group
 
 CLS_VIT = MICRO_VIT.model_copy(update={"pooling": "cls", "gelu": "erf"})
 BOTTLENECK = ResNetConfig(family="resnet", variant="b", stages=(1, 1), width=8, groups=4)
@@ -329,6 +330,7 @@ def _synchronise(worker: int, address: str, folder: str) -> None:
     norm.running_var.copy_(torch.tensor([1.0, 3.0 + 2 * worker]))
     synchronise_statistics(nn.Sequential(norm))
     torch.save((norm.running_mean, norm.running_var), Path(folder) / f"{worker}.pt")
+    leave_process_group()
 
 
 def test_statistics_are_averaged_over_workers(tmp_path: Path) -> None:
