@@ -11,7 +11,6 @@ import typer
 
 from orchestrator import study as studies
 from orchestrator.schema import ExternalData
-from orchestrator.spec import read_study
 from orchestrator.store import State
 from orchestrator.tracking import Follower, tracking_uri
 from vitmodel.config import UserError
@@ -85,7 +84,7 @@ def data_pack(study: StudyPath, name: str, storage: Storage = None) -> None:
     from vitmodel.data.shards import pack
 
     prepared = studies.prepare(study, storage)
-    spec = read_study(study).study.datasets.get(name)
+    spec = prepared.file.study.datasets.get(name)
     if spec is None or isinstance(spec, ExternalData):
         raise UserError(f"{name} is no generated dataset of this study", allowed=", ".join(prepared.plan.datasets))
     root = Path(prepared.plan.datasets[name])

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.launch import concurrency
-from orchestrator.plan import Cell, make_bundles
+from orchestrator.budget import Group
+from orchestrator.plan import Bundle
 from orchestrator.progress import Progress
 from orchestrator.schema import StopAfter, Study
 from orchestrator.store import State, Store, write_json
@@ -35,13 +35,10 @@ class Follow:
         self._began = time.monotonic()
 
     @contextmanager
-    def in_background(self, cells: tuple[Cell, ...], nodes: list[dict[str, float]]) -> Iterator[None]:
+    def in_background(self, bundles: list[Bundle], slots: dict[Group, int], nodes: int) -> Iterator[None]:
         """Follow in a thread until the body ends."""
-        slots = concurrency(cells, self._study, nodes)
-        bundles = make_bundles(cells, slots, self._study.resources.bundle)
         self._slots = min(max(slots.values()), len(bundles))
-        group = cells[0].pretrain.placement.group
-        self._console.print(f"{self._slots} worker group(s) of {group} side by side, on {len(nodes)} node(s)")
+        self._console.print(f"{self._slots} worker group(s) of {bundles[0].group} side by side, on {nodes} node(s)")
         stop = threading.Event()
         with Progress(self._store, self._plan, self._slots, self._console) as progress:
             thread = threading.Thread(target=self._loop, args=(progress, stop), name="follow", daemon=True)
@@ -69,10 +66,8 @@ class Follow:
             try:
                 progress.refresh()
                 self._check_limits(progress)
-                if (
-                    progress.has_begun and time.monotonic() - tracked > TRACK_SECONDS
-                ):  # batches: MLflow costs the cores that train
-                    self.tracking.poll()
+                if progress.has_begun and time.monotonic() - tracked > TRACK_SECONDS:
+                    self.tracking.poll()  # in batches: MLflow costs the cores that train
                     tracked = time.monotonic()
             except OSError as error:  # a full or absent disk must not end the thread that would say so
                 logging.getLogger(__name__).warning("cannot follow the store: %s", error)

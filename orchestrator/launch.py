@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator import budget
 from orchestrator.budget import Group
-from orchestrator.plan import Bundle, Cell, Plan, make_bundles
+from orchestrator.plan import Bundle, Cell, Plan
 from orchestrator.planview import run_facts
 from orchestrator.schema import Study
 from orchestrator.store import State, Store, read_json, write_json
@@ -106,12 +106,10 @@ def concurrency(cells: tuple[Cell, ...], study: Study, nodes: list[dict[str, flo
     return {group: min(budget.slots(group, nodes), limit if isinstance(limit, int) else 10**6) for group in groups}
 
 
-def launch(study: Study, plan: Plan, cells: tuple[Cell, ...], store: Store, nodes: list[dict[str, float]]) -> None:
-    """Work through the given cells. Returns when every trial has ended, well or not: the store says how."""
+def launch(study: Study, plan: Plan, bundles: list[Bundle], slots: dict[Group, int], store: Store) -> None:
+    """Work through the given bundles. Returns when every trial has ended, well or not: the store says how."""
     from ray import tune
 
-    slots = concurrency(cells, study, nodes)
-    bundles = make_bundles(cells, slots, study.resources.bundle)
     folder = store.study(study.name)
     shutil.rmtree(folder / "bundles", ignore_errors=True)
     for bundle in bundles:
@@ -132,7 +130,7 @@ def launch(study: Study, plan: Plan, cells: tuple[Cell, ...], store: Store, node
         shutil.rmtree(scratch, ignore_errors=True)
     for error in results.errors:
         logging.getLogger(__name__).error("bundle ended early: %s", str(error).strip().splitlines()[-1])
-    mark_unfinished(cells, store)
+    mark_unfinished(tuple(cell for bundle in bundles for cell in bundle.cells), store)
 
 
 def lean_trainer(private_cluster: bool) -> Any:

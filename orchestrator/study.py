@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,9 @@ class Prepared:
     plan: Plan
     bundles: list[Bundle]
 
-    @property
+    @cached_property
     def data(self) -> dict[str, Any]:
+        """The plan as plain data, as plan.json has it."""
         return plan_as_data(self.plan, self.bundles)
 
     def open_cells(self) -> tuple[Cell, ...]:
@@ -143,7 +145,7 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
     from rich.console import Console
 
     from orchestrator.follow import Follow
-    from orchestrator.launch import NoClusterError, launch, ray_session, wait_for_room
+    from orchestrator.launch import NoClusterError, concurrency, launch, ray_session, wait_for_room
 
     study, store = prepared.file.study, prepared.store
     console = Console(highlight=False)
@@ -159,8 +161,10 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
         try:
             with ray_session() as nodes:
                 room = wait_for_room(prepared.plan, nodes, study.resources.wait_minutes)
-                with follow.in_background(cells, room):
-                    launch(study, prepared.plan, cells, store, room)
+                slots = concurrency(cells, study, room)
+                bundles = make_bundles(cells, slots, study.resources.bundle)
+                with follow.in_background(bundles, slots, len(room)):
+                    launch(study, prepared.plan, bundles, slots, store)
         except NoClusterError as error:
             print(f"error: {error}", file=sys.stderr)
             return NO_CLUSTER
