@@ -47,6 +47,7 @@ LAYERS: dict[str, str] = {
     "orchestrator.follow": "L3b",
     "orchestrator.study": "L4",
     "orchestrator.cli": "L4",
+    "orchestrator.commands": "L4",
 }
 BELOW = {
     "L0": {"L0"},

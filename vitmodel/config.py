@@ -290,6 +290,11 @@ class Recipe(Frozen):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: Literal["none", "shift", "inception"] = "none"
     flip: bool = False
+    randaugment_layers: int = Field(default=0, ge=0)  # operations drawn per image (Cubuk et al. 2020); 0: off
+    randaugment_magnitude: float = Field(default=10.0, ge=0, le=30)
+    mixup: float = Field(default=0.0, ge=0)  # alpha of Beta(alpha, alpha) (Zhang et al. 2018); 0: off
+    cutmix: float = Field(default=0.0, ge=0)  # alpha of Beta(alpha, alpha) (Yun et al. 2019); 0: off
+    ema: float = Field(default=0.0, ge=0, lt=1)  # decay a step of the averaged weights that are evaluated and kept; 0: off
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
