@@ -29,9 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitmodel.config import ModelConfig, ViTConfig, named_model
+from vitmodel.config import ModelConfig, ViTConfig
 from vitmodel.flops import train_flops
 from vitmodel.models.build import build
+from vitmodel.variants import named_model
 
 CLASSES = 1000
 MICRO = ViTConfig(family="vit", variant="micro/8", width=96, depth=6, mlp_dim=384, heads=3, patch=8)

@@ -19,8 +19,9 @@ from orchestrator.fingerprint import run_id
 from orchestrator.schema import FamilyRecipes, Length, ModelEntry, RecipeSpec, Size
 from orchestrator.spec import StudyFile, resolve_size
 from orchestrator.yamltree import Place
-from vitmodel.config import FAMILIES, DataRef, Recipe, RunConfig, UserError, check_image_size
+from vitmodel.config import FAMILIES, DataRef, Recipe, RunConfig, UserError
 from vitmodel.flops import TRAIN_FACTOR, count_params, forward_flops
+from vitmodel.grid import check_image_size
 from vitmodel.recipes import resolve_recipe
 from vitmodel.schedule import steps_of
 

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.schema import Length, Size, Study, as_count
 from orchestrator.yamltree import Place, YamlTree
-from vitmodel.config import FAMILIES, ModelConfig, UserError, ViTConfig, named_model, suggest
+from vitmodel.config import FAMILIES, ModelConfig, UserError, ViTConfig, suggest
+from vitmodel.variants import named_model
 
 
 @dataclass(frozen=True)

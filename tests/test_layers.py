@@ -13,6 +13,8 @@ from conftest import ROOT
 # Module (or package) and its layer. A module may import modules of its own layer and of those listed as below it.
 LAYERS: dict[str, str] = {
     "vitmodel.config": "L0",
+    "vitmodel.variants": "L0",
+    "vitmodel.grid": "L0",
     "vitmodel.convolutions": "L0",
     "vitmodel.flops": "L0",
     "vitmodel.schedule": "L0",

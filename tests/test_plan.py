@@ -20,8 +20,9 @@ from orchestrator.plan import Plan, make_bundles, make_plan
 from orchestrator.planview import totals
 from orchestrator.schema import Resources
 from orchestrator.spec import read_study
-from vitmodel.config import RunConfig, UserError, named_model
+from vitmodel.config import RunConfig, UserError
 from vitmodel.recipes import PRESETS, resolve_recipe
+from vitmodel.variants import named_model
 
 PAPER = list(csv.DictReader((ROOT / "tests/data/vit_paper_table6.csv").open()))
 

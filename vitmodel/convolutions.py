@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vitmodel.config import CnnConfig, HybridConfig, ResNetConfig, halved
+from vitmodel.config import CnnConfig, HybridConfig, ResNetConfig
+from vitmodel.grid import halved
 
 ALEXNET_GRID = 6  # pixels per side that the dense layers see
 ALEXNET_DENSE = 4096

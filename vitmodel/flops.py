@@ -10,18 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vitmodel.config import (
-    NAMED_VARIANTS,
-    CnnConfig,
-    HybridConfig,
-    ModelConfig,
-    ResNetConfig,
-    UserError,
-    ViTConfig,
-    check_image_size,
-    named_model,
-    patch_grid,
-)
+from vitmodel.config import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, UserError, ViTConfig
 from vitmodel.convolutions import (
     ALEXNET_CHANNELS,
     ALEXNET_GRID,
@@ -37,6 +26,8 @@ from vitmodel.convolutions import (
     resnet_features,
     scaled,
 )
+from vitmodel.grid import check_image_size, patch_grid
+from vitmodel.variants import NAMED_VARIANTS, named_model
 
 TRAIN_FACTOR = 3  # training FLOPs per forward FLOP
 LISTED_CLASSES = 1000

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vitmodel.config import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, UserError, check_image_size, patch_grid
+from vitmodel.config import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, UserError
+from vitmodel.grid import check_image_size, patch_grid
 from vitmodel.models.cnn import Cnn
 from vitmodel.models.hybrid import HybridEmbed
 from vitmodel.models.resnet import ResNet

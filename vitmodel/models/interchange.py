@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitmodel.config import VIT_SIZES, HybridConfig, ModelConfig, ResNetConfig, UserError, ViTConfig
+from vitmodel.config import HybridConfig, ModelConfig, ResNetConfig, UserError, ViTConfig
 from vitmodel.models.build import build
 from vitmodel.models.layouts import Layout, tensors_of, to_foreign, to_own
 from vitmodel.models.tensorfiles import HF_WEIGHTS, detect_layout, normalise, read_tensors
 from vitmodel.models.weights import check_fit, save_weights, saved_model, square_grid
+from vitmodel.variants import VIT_SIZES
 
 HF_CONFIG = "config.json"
 HF_GELU = {"erf": "gelu", "tanh": "gelu_pytorch_tanh"}
