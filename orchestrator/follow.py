@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +16,32 @@ from orchestrator.budget import Group
 from orchestrator.plan import Bundle
 from orchestrator.progress import Progress
 from orchestrator.schema import StopAfter, Study
-from orchestrator.store import State, Store, write_json
+from orchestrator.store import RunFolder, State, Store, write_json
 from orchestrator.tracking import Follower, tracking_uri
 
 LOOK_SECONDS, TRACK_SECONDS = 0.5, 5.0
 FAILURES = (State.FAILED, State.DIVERGED, State.STALLED)
+
+
+class GpuHours:
+    """GPU-hours of a plan's runs, every attempt counted, finished or not. Kept up by what changes: a result is read once."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._groups = {facts["run_id"]: facts["placement"]["group"] for facts in plan["runs"]}
+        self._hours: dict[str, float] = {}
+
+    @property
+    def total(self) -> float:
+        return sum(self._hours.values())
+
+    def note(self, folders: Iterable[RunFolder]) -> None:
+        """Take in what these runs have cost by now."""
+        for folder in folders:
+            group = self._groups[folder.run_id]
+            if not group["gpus_per_worker"]:
+                continue
+            result, devices = folder.result(), group["workers"] * group["gpus_per_worker"]
+            self._hours[folder.run_id] = result["gpu_hours"] if result else folder.spent_seconds() * devices / 3600
 
 
 class Follow:
@@ -31,6 +52,7 @@ class Follow:
         self.uri = tracking_uri(study.tracking.mlflow, store)
         self.tracking = Follower(store, plan, self.uri)
         self._done_before = {facts["run_id"] for facts in plan["runs"] if store.run(facts["run_id"]).state() is State.DONE}
+        self._spent = GpuHours(plan)
         self._slots = 1
         self._began = time.monotonic()
 
@@ -62,9 +84,10 @@ class Follow:
     def _loop(self, progress: Progress, stop: threading.Event) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # this thread yields to the processes that train
         tracked = 0.0
+        self._spent.note(self._store.run(facts["run_id"]) for facts in self._plan["runs"])
         while not stop.is_set():
             try:
-                progress.refresh()
+                self._spent.note(seen.folder for seen in progress.refresh())
                 self._check_limits(progress)
                 if progress.has_begun and time.monotonic() - tracked > TRACK_SECONDS:
                     self.tracking.poll()  # in batches: MLflow costs the cores that train
@@ -86,12 +109,8 @@ class Follow:
         if hours is not None and time.monotonic() - self._began > 3600 * hours:
             self._stop(State.BUDGET, f"wall-clock limit of {hours:g} hours")
         gpu_hours = self._study.budget.gpu_hours
-        if gpu_hours is not None and self._spent_gpu_hours() > gpu_hours:
+        if gpu_hours is not None and self._spent.total > gpu_hours:
             self._stop(State.BUDGET, f"limit of {gpu_hours:g} GPU-hours")
-
-    def _spent_gpu_hours(self) -> float:
-        results = (self._store.run(facts["run_id"]).result() for facts in self._plan["runs"])
-        return float(sum(result["gpu_hours"] for result in results if result))
 
     def _stop(self, state: State, reason: str) -> None:
         path = self._store.study(self._study.name) / "stop.json"

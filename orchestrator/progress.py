@@ -1,4 +1,8 @@
-"""How a study is getting on: a live table on a terminal, one plain line an event in a job's log. Reads the store only."""
+"""How a study is getting on: a live table on a terminal; in a job's log a plain line now and then. Reads the store only.
+
+A failure is said at once. What goes well is summed up, at most once in `log_gap_seconds`: ten thousand runs make no longer
+a log than ten.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ from rich.text import Text
 from orchestrator.store import State, Store
 from orchestrator.watch import Seen, Watch
 
-HEARTBEAT_SECONDS = 30.0  # a plain log says at least this often that it is alive
+LOG_SHARE = 0.1  # a plain log speaks again after this share of the time that has passed
+LOG_SECONDS = (10.0, 300.0)  # but not sooner, and not later, than this
 FINAL = (State.DONE, State.FAILED, State.DIVERGED, State.STALLED, State.SKIPPED, State.BUDGET)
 
 
@@ -29,6 +34,7 @@ class Progress:
         self._last: dict[str, dict[str, Any]] = {}
         self._study, self._slots, self._console = plan["study"], slots, console
         self._started = self._spoke = time.monotonic()
+        self._newest = ""  # the run that was done last, for the next line of a plain log
         for seen in self._watch.look():  # what was there before this session is no news
             if seen.state is State.DONE:
                 self._states[seen.folder.run_id] = seen.state
@@ -43,15 +49,20 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         if self._live:
             self._live.stop()
+        elif self._newest:
+            self._say(self._line())
 
-    def refresh(self) -> None:
-        """Look at the store and show what changed."""
-        for seen in self._watch.look():
+    def refresh(self) -> list[Seen]:
+        """Look at the store and show what changed; returns it, for whoever else wants to know."""
+        changed = self._watch.look()
+        for seen in changed:
             self._note(seen)
+        now = time.monotonic()
         if self._live:
             self._live.update(self._table())
-        elif time.monotonic() - self._spoke > HEARTBEAT_SECONDS:
-            self._say(self._summary())
+        elif now - self._spoke >= log_gap_seconds(now - self._started):
+            self._say(self._line())
+        return changed
 
     @property
     def has_begun(self) -> bool:
@@ -70,19 +81,27 @@ class Progress:
             return
         label = self._facts[run_id]["label"]
         if seen.state is State.DONE:
-            result = seen.folder.result() or {}
-            top1 = result.get("metrics", {}).get("eval/top1", float("nan"))
-            self._say(f"done     {label}: top-1 {top1:.1%} ({self._summary()})")
+            self._newest = f"{label}: top-1 {_top1(seen):.1%}"
+            if self._live:
+                self._print(f"done     {self._newest}")
         elif seen.state in FINAL:
             reason = (seen.folder.failure() or {}).get("reason", "").splitlines()[:1]
-            self._say(f"{str(seen.state).lower():8} {label}: {' '.join(reason)}")
-        elif seen.state is State.RUNNING and not self._live:
-            self._say(f"started  {label}")
+            self._print(f"{str(seen.state).lower():8} {label}: {' '.join(reason)}")
 
     def _say(self, text: str) -> None:
         self._spoke = time.monotonic()
-        clock = time.strftime("%H:%M:%S")
-        self._console.print(Text(f"{clock} {text}"), soft_wrap=True)
+        self._newest = ""
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(Text(f"{time.strftime('%H:%M:%S')} {text}"), soft_wrap=True)
+
+    def _line(self) -> str:
+        """How far the study is, in a line of a plain log."""
+        counts = self.counts()
+        states = ", ".join(f"{counts[s]} {str(s).lower()}" for s in (State.RUNNING, *FINAL[1:]) if counts[s])
+        newest = f"; newest {self._newest}" if self._newest else ""
+        return f"{self._summary()}{f' ({states})' if states else ''}{newest}"
 
     def _summary(self) -> str:
         counts = self.counts()
@@ -123,6 +142,15 @@ class Progress:
             )
         states = ", ".join(f"{count} {str(state).lower()}" for state, count in sorted(self.counts().items()))
         return Group(Text(f"{self._study}: {self._summary()}", style="bold"), Text(states, style="dim"), table)
+
+
+def log_gap_seconds(elapsed_seconds: float) -> float:
+    """How long a plain log keeps quiet between two lines: longer the longer the study has run."""
+    return min(max(LOG_SECONDS[0], LOG_SHARE * elapsed_seconds), LOG_SECONDS[1])
+
+
+def _top1(seen: Seen) -> float:
+    return float((seen.folder.result() or {}).get("metrics", {}).get("eval/top1", float("nan")))
 
 
 def _clock(seconds: float) -> str:

@@ -83,9 +83,9 @@ class Follower:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets its own
         client = MlflowClient(tracking_uri=self._uri)
         name = self._plan["study"]
         experiment = client.get_experiment_by_name(name)

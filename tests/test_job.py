@@ -87,7 +87,7 @@ def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str]], write_
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     frame = results.collect(tmp_path / "runs", "tiny")
     assert set(frame["status"]) == {"DONE"}
-    for said in ("started  pretrain", "done     finetune", "images/s", "left)", "mlflow ui"):
+    for said in ("/8 runs, ", "; newest ", "images/s", " left", "mlflow ui"):
         assert said in done.stdout, done.stdout[-4000:]
     refused = subprocess.run(
         [*submit, str(study)],

@@ -1,0 +1,87 @@
+"""Contracts of a job's log (quiet while all goes well, failures at once) and of what a study has spent."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from test_results import GROUP, cell, finish, make_store
+
+from orchestrator import progress
+from orchestrator.follow import GpuHours
+from orchestrator.progress import Progress, log_gap_seconds
+from orchestrator.store import State, Store
+from orchestrator.watch import Watch
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic time that progress sees, in a list of one."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def plan_of(store: Store) -> dict[str, Any]:
+    found = store.plan("toy")
+    assert found is not None
+    return found
+
+
+def test_a_log_sums_up_what_goes_well_and_says_failures_at_once(tmp_path: Path, clock: list[float]) -> None:
+    runs = [run for seed in range(25) for run in cell("vit", 1000, seed)]
+    store, log = make_store(tmp_path, runs), io.StringIO()
+    with Progress(store, plan_of(store), 2, Console(file=log)) as shown:
+        for number, run in enumerate(runs):
+            clock[0] += 0.5
+            if number == 60:
+                store.run(run["run_id"]).fail(State.DIVERGED, "loss not finite\nTraceback")
+            else:
+                finish(store, run["run_id"], 0.5)
+            before = log.getvalue()
+            shown.refresh()
+            if number == 60:
+                assert "diverged probe" not in before
+                assert "diverged" in log.getvalue()[len(before) :]
+    lines = log.getvalue().splitlines()
+    assert len(lines) <= 50 / 10 + 2  # 100 runs in 50 seconds
+    assert "100/100 runs" in lines[-1]
+    assert "1 diverged" in lines[-1]
+    assert "newest" in lines[-1]
+    assert "Traceback" not in log.getvalue()
+
+
+def test_a_log_says_that_it_is_alive_where_nothing_happens(tmp_path: Path, clock: list[float]) -> None:
+    store, log = make_store(tmp_path, cell("vit", 1000)), io.StringIO()
+    with Progress(store, plan_of(store), 1, Console(file=log)) as shown:
+        for _ in range(1200):
+            clock[0] += 0.5
+            shown.refresh()
+    assert 10 <= len(log.getvalue().splitlines()) <= 40
+    assert [log_gap_seconds(t) for t in (0, 400, 1e6)] == [10, 40, 300]
+
+
+def test_gpu_hours_count_every_attempt_and_read_only_what_changed(tmp_path: Path) -> None:
+    store = make_store(tmp_path, [run for seed in range(5) for run in cell("vit", 1000, seed)])
+    runs = plan_of(store)["runs"]
+    for run in runs[:10]:
+        finish(store, run["run_id"], 0.5)  # two GPUs for 72 seconds
+    spent, watch = GpuHours(plan_of(store)), Watch(store, [run["run_id"] for run in runs])
+    spent.note(seen.folder for seen in watch.look())
+    assert spent.total == pytest.approx(10 * 0.04)
+    assert not watch.look(), "nothing changed, so nothing is read again"
+    begun = store.run(runs[15]["run_id"]).begin({})
+    start = json.loads(begun.read_text())["begin"]
+    with begun.open("a") as file:
+        file.write(json.dumps({"step": 1, "time": start + 3600}) + "\n")
+    changed = watch.look()
+    assert [seen.folder.run_id for seen in changed] == [runs[15]["run_id"]]
+    spent.note(seen.folder for seen in changed)
+    assert spent.total == pytest.approx(10 * 0.04 + GROUP["workers"])
+    finish(store, runs[15]["run_id"], 0.5)  # its result takes the place of what was counted while it ran
+    spent.note(seen.folder for seen in watch.look())
+    assert spent.total == pytest.approx(11 * 0.04)
