@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -12,10 +13,13 @@ INDEX_FILE = "index.json"
 
 
 class Shard(Frozen):
-    """One tar file. `members` names the array file with the place of every sample in it."""
+    """One tar file. `members` names the array file with the place of every sample in it: offset and bytes of the image,
+    class (-1: none). `label_sets`, where images have several right answers, names an int32 array (samples, most labels),
+    filled up with -1."""
 
     name: str
     members: str
+    label_sets: str = ""
     samples: int = Field(gt=0)
     bytes: int = Field(gt=0)
     sha256: str
@@ -39,9 +43,12 @@ class DatasetIndex(Frozen):
     name: str
     identity: str
     classes: int = Field(gt=1)
+    class_names: tuple[str, ...] = ()
     image_size: int | None  # pixels per side where all images are equal squares
+    order: Literal["packed", "shard-permutation"] = "packed"  # what a prefix is: class-interleaved samples, or whole shards
     source: str
     licence: str
+    command: str = ""  # what made this index
     splits: dict[str, Split]
 
 
