@@ -57,6 +57,8 @@ COLUMNS: dict[str, str] = {
     "core_hours": "float64",
     "seconds": "float64",
     "reason": "str",
+    "test_images": "Int64",
+    "source": "str",
 }
 
 # What differs between two executions of the same runs, and the study's name: `outcomes` leaves these out.
@@ -82,8 +84,10 @@ def collect(storage: Path, study: str) -> pd.DataFrame:
     `finetune_epochs` (fine-tunes) or `shots` (probes) how much. Its `params`, `steps`, `examples_seen` and `train_flops`
     are its own. A pretraining has an empty `task` and `parent_id`, and its `top1` equals `upstream_top1`. `top1` and
     `error` = 1 - top1 are fractions, `upstream_loss` is in nats, `seconds` and hours count every attempt, and `mfu` is
-    the share of the workers' peak FLOP/s. Without a result, all of these outcomes are missing and `status` and `reason`
-    say why. Raises UserError where the storage folder has no such study, or one of its files is damaged.
+    the share of the workers' peak FLOP/s; `test_images` is how many images an error was measured on, `source` where an
+    imported row comes from (empty for what was trained here). Without a result, all
+    of these outcomes are missing and `status` and `reason` say why. Raises UserError where the storage folder has no such
+    study, or one of its files is damaged.
     """
     store = Store(storage)
     facts = _planned(store, study)
@@ -183,6 +187,8 @@ def _result_facts(result: Facts, run: Facts) -> Facts:
         "loss": metrics.get("eval/loss", math.nan),
         "top1": top1,
         "error": 1 - top1,
+        "test_images": metrics.get("eval/samples", pd.NA),
+        "source": "",
         "workers": workers,
         "zero_stage": result["zero_stage"],
         "gpu_hours": result["gpu_hours"],
@@ -206,6 +212,8 @@ def _spent_facts(folder: RunFolder, run: Facts) -> Facts:
     group, seconds = run["placement"]["group"], folder.spent_seconds()
     return {
         **dict.fromkeys(("loss", "top1", "error", "images_per_second", "mfu"), math.nan),
+        "test_images": pd.NA,
+        "source": "",
         "workers": group["workers"],
         "zero_stage": group["zero_stage"],
         "gpu_hours": seconds * group["workers"] * group["gpus_per_worker"] / 3600,

@@ -40,6 +40,7 @@ LAYERS: dict[str, str] = {
     "orchestrator.report": "L3a",
     "orchestrator.standing": "L3a",
     "orchestrator.laws": "L3a",
+    "orchestrator.answers": "L3a",
     "orchestrator.scaling": "L3a",
     "orchestrator.tables": "L3a",
     "orchestrator.tracking": "L3b",
