@@ -15,8 +15,9 @@ from torch import Tensor
 from vitmodel.config import ModelConfig, ResNetConfig, UserError, ViTConfig
 from vitmodel.models.build import build
 from vitmodel.models.interchange import export_weights, import_weights
-from vitmodel.models.layouts import LAYOUTS, Layout, tensors_of
+from vitmodel.models.layouts import tensors_of
 from vitmodel.models.weights import load_for_transfer, save_weights, saved_model
+from vitmodel.recognise import LAYOUTS, Layout
 from vitmodel.variants import named_model
 
 VIT = ViTConfig(family="vit", variant="vit", width=32, depth=2, mlp_dim=48, heads=4, patch=8)

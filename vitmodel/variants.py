@@ -49,7 +49,7 @@ NAMED_VARIANTS: dict[str, str] = {
     **dict.fromkeys(("Ti/16", "S/32", "S/16"), _STEINER),
     **dict.fromkeys(("M/32", "M/16"), "big_vision, models/vit.py"),
     **dict.fromkeys(("B/32", "B/16", "L/32", "L/16", "H/14"), _VIT_PAPER),
-    "So400m/14": "Alabdulmohsin et al. 2023, section 5",
+    "So400m/14": "Alabdulmohsin et al. 2023 (arXiv 2305.13035)",
     **dict.fromkeys(("g/14", "G/14"), "Zhai et al. 2022, Table 2"),
     **dict.fromkeys(("R+Ti/16", "R26+S/32", "R26+B/32"), _STEINER),
     **dict.fromkeys(("R50+B/32", "R50+B/16", "R50+L/32", "R50+L/16"), _HYBRIDS),

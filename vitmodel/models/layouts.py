@@ -10,16 +10,14 @@ Shapes: I inputs, O outputs, K kernel, D width, H heads, E = D / H.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vitmodel.config import HybridConfig, ModelConfig, ResNetConfig, UserError, ViTConfig
 from vitmodel.convolutions import hybrid_blocks, resnet_blocks
-
-Layout = Literal["official", "timm", "hf"]
-LAYOUTS: tuple[Layout, ...] = ("official", "timm", "hf")
+from vitmodel.recognise import Layout
 
 
 class Form(NamedTuple):
@@ -58,17 +56,18 @@ DENSE_HWIO = Form(lambda parts: parts[0][0, 0].T, lambda own, heads: [own.T[None
 DENSE_OIHW = Form(lambda parts: parts[0].flatten(1), lambda own, heads: [own[:, :, None, None]])  # (O, I, 1, 1) <-> (O, I)
 
 
-def tensors_of(model: ModelConfig, layout: Layout) -> list[Entry]:
-    """The whole table of one model. Raises UserError where the layout has no place for it."""
-    _check_place(model, layout)
+def tensors_of(model: ModelConfig, layout: Layout, *, has_head: bool = True) -> list[Entry]:
+    """The whole table of one model, with its head or without. Raises UserError where the layout has no place for it."""
+    _check_place(model, layout, has_head)
     if isinstance(model, ResNetConfig):
-        return list(_bit_official(model) if layout == "official" else _bit_timm(model))
-    assert isinstance(model, ViTConfig | HybridConfig)
-    encoder = {"official": _encoder_official, "timm": _encoder_timm, "hf": _encoder_hf}[layout]
-    entries = list(encoder(model))
-    if isinstance(model, HybridConfig):
-        entries += _backbone_official(model) if layout == "official" else _backbone_timm(model)
-    return entries
+        entries = list(_bit_official(model) if layout == "official" else _bit_timm(model))
+    else:
+        assert isinstance(model, ViTConfig | HybridConfig)
+        encoder = {"official": _encoder_official, "timm": _encoder_timm, "hf": _encoder_hf}[layout]
+        entries = list(encoder(model))
+        if isinstance(model, HybridConfig):
+            entries += _backbone_official(model) if layout == "official" else _backbone_timm(model)
+    return [entry for entry in entries if has_head or not entry.own.startswith("head.")]
 
 
 def to_own(foreign: dict[str, Tensor], entries: list[Entry]) -> dict[str, Tensor]:
@@ -85,7 +84,7 @@ def to_foreign(own: dict[str, Tensor], entries: list[Entry], heads: int) -> dict
     }
 
 
-def _check_place(model: ModelConfig, layout: Layout) -> None:
+def _check_place(model: ModelConfig, layout: Layout, has_head: bool) -> None:
     if isinstance(model, ResNetConfig):
         is_published = model.block == "bottleneck" and model.stem == "imagenet"
         if not is_published or layout == "hf":
@@ -95,10 +94,12 @@ def _check_place(model: ModelConfig, layout: Layout) -> None:
         return
     if not isinstance(model, ViTConfig | HybridConfig) or (layout == "hf" and isinstance(model, HybridConfig)):
         raise UserError(f"layout {layout} has no place for family {model.family}", field="layout")
+    is_hf_encoder = layout == "hf" and not has_head
     limits = {
         "mixer": (model.mixer, ("full",)),
         "pooling": (model.pooling, ("cls",) if layout == "hf" else ("cls", "gap")),
-        "pre_logits": (bool(model.pre_logits), (False, True) if layout == "official" else (False,)),
+        # Hugging Face's classifier passes its pooler by; its headless ViTModel has it
+        "pre_logits": (bool(model.pre_logits), (False, True) if layout == "official" or is_hf_encoder else (False,)),
     }
     for field, (value, allowed) in limits.items():
         if value not in allowed:
@@ -168,6 +169,8 @@ def _encoder_hf(model: ViTConfig | HybridConfig) -> Iterator[Entry]:
         yield from _both(f"{own}.mlp.fc1", f"{layer}.intermediate.dense.")
         yield from _both(f"{own}.mlp.fc2", f"{layer}.output.dense.")
     yield from _both("norm", "vit.layernorm.")
+    if model.pre_logits:
+        yield from _both("pre_logits", "vit.pooler.dense.")
     yield from _both("head", "classifier.")
 
 

@@ -1,12 +1,12 @@
-"""Files of tensors, read without running what they hold; and whose names they speak.
+"""Files of tensors, read without running what they hold.
 
 Nothing is ever unpickled: npz with allow_pickle=False, torch files with weights_only=True.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,31 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitmodel.config import UserError
-from vitmodel.models.layouts import LAYOUTS, Layout
+from vitmodel.recognise import POSITIONS, SCANNED, is_wide_norm, lacks_class_position, published_name
 
 HF_WEIGHTS = "model.safetensors"  # in a Hugging Face folder
-
-# Names of newer files to those of the published ones: linen's counters, big_vision's places, transformers 5 in memory.
-RENAMES = [
-    (r"^(opt/target/|params/|module\.)", ""),
-    (r"^pos_embedding$", "Transformer/posembed_input/pos_embedding"),
-    (r"MultiHeadDotProductAttention_0/", "MultiHeadDotProductAttention_1/"),
-    (r"(encoderblock_\d+)/LayerNorm_1/", r"\1/LayerNorm_2/"),
-    (r"MlpBlock_0/", "MlpBlock_3/"),
-    (r"^vit\.layers\.", "vit.encoder.layer."),
-    (r"\.attention\.q_proj\.", ".attention.attention.query."),
-    (r"\.attention\.k_proj\.", ".attention.attention.key."),
-    (r"\.attention\.v_proj\.", ".attention.attention.value."),
-    (r"\.attention\.o_proj\.", ".attention.output.dense."),
-    (r"^(vit\.encoder\.layer\.\d+)\.mlp\.fc1\.", r"\1.intermediate.dense."),
-    (r"^(vit\.encoder\.layer\.\d+)\.mlp\.fc2\.", r"\1.output.dense."),
-]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a .npz, .safetensors, .pt, .pth or .bin file, in fp32. Raises UserError for what holds more than that."""
     file = path / HF_WEIGHTS if path.is_dir() else path
     readers = {".npz": _read_npz, ".safetensors": load_file, ".pt": _read_torch, ".pth": _read_torch, ".bin": _read_torch}
+    if not file.suffix and not file.exists():
+        raise UserError("no such file or folder", file=str(path))
     if file.suffix not in readers:
         raise UserError("unknown kind of file", file=str(path), allowed=", ".join(readers))
     if not file.is_file():
@@ -58,34 +44,24 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+def _read_torch(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in ("state_dict", "model"):  # a training script's file, such as DeiT's
+        if isinstance(found.get(wrapper), dict):
+            return dict(found[wrapper])
     return found
 
 
-def detect_layout(tensors: dict[str, Tensor], path: Path) -> Layout:
-    """Which codebase wrote these names."""
-    marks: dict[str, Layout] = {
-        "embedding/kernel": "official",
-        "resnet/root_block/standardized_conv2d/kernel": "official",
-        "vit.embeddings.cls_token": "hf",
-        "patch_embed.proj.weight": "timm",
-        "stem.conv.weight": "timm",
-    }
-    for name, layout in marks.items():
-        if name in tensors:
-            return layout
-    raise UserError(
-        f"tensors of no known layout, such as {min(tensors, default='none')}", file=str(path), allowed=", ".join(LAYOUTS)
-    )
-
-
-def normalise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Newer names to the published ones; GroupNorms of the published hybrids from (1, 1, 1, C) to (C)."""
-    found = {}
+def published(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes as the published files have them: see recognise.py. Values stay as they are."""
+    found: dict[str, Tensor] = {}
     for their_name, tensor in tensors.items():
-        name = their_name
-        for pattern, replacement in RENAMES:
-            name = re.sub(pattern, replacement, name)
-        found[name] = tensor.flatten() if re.search(r"(^|/)gn\w+/(scale|bias)$", name) else tensor
+        if match := SCANNED.match(their_name):
+            for layer, part in enumerate(tensor):
+                found[published_name(f"{match[1]}_{layer}/{match[2]}")] = part
+            continue
+        name = published_name(their_name)
+        found[name] = tensor.flatten() if is_wide_norm(name) else tensor
+        if name == POSITIONS[1] and lacks_class_position(tensors):
+            found[name] = torch.cat([torch.zeros_like(tensor[:, :1]), tensor], dim=1)
     return found

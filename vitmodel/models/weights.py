@@ -6,7 +6,6 @@ files: interchange.py.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -17,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vitmodel.config import ModelConfig, UserError
+from vitmodel.recognise import square_grid
 
 NOT_TRANSFERRED = ("head.",)
+NAMED_OF_A_KIND = 100  # differences that an error lists
 
 
 def save_weights(state: dict[str, Tensor], path: Path, model: ModelConfig | None = None) -> None:
@@ -58,16 +59,31 @@ def load_for_transfer(module: nn.Module, path: Path) -> None:
 
 
 def check_fit(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
-    """Raise UserError naming every key that is missing or too many and every shape that is not as expected."""
-    wrong = [f"missing {name}" for name in sorted(set(expected) - set(state))]
-    wrong += [f"unexpected {name}" for name in sorted(set(state) - set(expected))]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)}, wanted {tuple(expected[name].shape)}"
-        for name in sorted(set(expected) & set(state))
-        if state[name].shape != expected[name].shape
-    ]
-    if wrong:
-        raise UserError("weights of another architecture: " + "; ".join(wrong), file=str(path))
+    """Raise UserError naming the shapes that are not as expected and the keys that are missing or too many, a line each."""
+    wrong = {kind: lines for kind, lines in differences(state, expected).items() if lines}
+    if not wrong:
+        return
+    counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in wrong.items())
+    listed = []
+    for kind, lines in wrong.items():
+        more = len(lines) - NAMED_OF_A_KIND
+        listed += [*lines[:NAMED_OF_A_KIND], *([f"and {more} more {kind}"] if more > 0 else [])]
+    raise UserError(
+        f"weights of another architecture ({counts}; {len(expected)} tensors wanted)\n  " + "\n  ".join(listed), file=str(path)
+    )
+
+
+def differences(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, list[str]]:
+    """Every tensor of another shape, missing or unexpected, in words."""
+    return {
+        "of another shape": [
+            f"{name} is {tuple(state[name].shape)}, wanted {tuple(expected[name].shape)}"
+            for name in sorted(set(expected) & set(state))
+            if state[name].shape != expected[name].shape
+        ],
+        "missing": [f"missing {name}" for name in sorted(set(expected) - set(state))],
+        "unexpected": [f"unexpected {name}" for name in sorted(set(state) - set(expected))],
+    }
 
 
 def resize_position_embedding(
@@ -90,13 +106,3 @@ def resize_position_embedding(
     grid_1DRC = pos_1TD[:, prefix:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)
     grid_1DRC = F.interpolate(grid_1DRC, size=new, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([pos_1TD[:, :prefix].float(), grid_1DRC.flatten(2).transpose(1, 2)], dim=1)
-
-
-def square_grid(tokens: int, prefix: int, grid: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(rows, columns) of so many tokens: the given grid, checked, or a square one. Raises UserError where there is none."""
-    side = math.isqrt(max(0, tokens - prefix))
-    rows, columns = grid or (side, side)
-    if rows * columns != tokens - prefix or tokens <= prefix:
-        shape = f"grid of {rows} x {columns}" if grid else "square grid"
-        raise UserError(f"position embedding of {tokens} tokens is no {shape} plus {prefix}", field="pos_embed")
-    return rows, columns

@@ -88,7 +88,7 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
     if config.phase == "pretrain":
         weights = full_weights(engine)
         if worker == 0:
-            save_weights(weights, context.folder / WEIGHTS_FILE)
+            save_weights(weights, context.folder / WEIGHTS_FILE, config.model)
     engine.eval()
     precision = torch.bfloat16 if resolve_precision(config.recipe) == "bf16" else torch.float32
     result = evaluate(
