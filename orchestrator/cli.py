@@ -7,7 +7,7 @@ import sys
 import typer
 
 from orchestrator import study as studies
-from orchestrator.commands import data, models, weights
+from orchestrator.commands import data, knowledge, models, weights
 from orchestrator.commands import studies as study_verbs
 from vitmodel.config import UserError
 
@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="How does this vision model scale? One YAML file to the curves."
 )
 app.add_typer(study_verbs.app)  # without a name: its verbs stand at the top
+app.add_typer(knowledge.app)
 app.add_typer(models.app)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")

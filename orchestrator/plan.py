@@ -111,7 +111,7 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
         limit = file.study.budget.max_runs
         if sum(len(c.runs) for c in cells.values()) > limit:
             raise file.tree.error("the study has more runs than its limit", ("budget", "max_runs"), f"up to {limit} runs")
-    if not cells:
+    if not cells and not file.study.imports:
         raise file.tree.error("include and exclude leave no run", ("pretrain", "exclude"))
     ordered = sorted(cells.values(), key=lambda cell: (-cell.seconds, cell.pretrain.run_id))
     return Plan(

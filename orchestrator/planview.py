@@ -32,11 +32,11 @@ def totals(plan: Plan, bundles: list[Bundle]) -> dict[str, Any]:
         "bundles": len(bundles),
         "train_flops": flops,
         "naive_train_flops": naive_flops(plan),
-        "sharing_saves": round(naive_flops(plan) / flops, 3),
+        "sharing_saves": round(naive_flops(plan) / flops, 3) if flops else 1.0,
         "gpu_hours": round(gpu_seconds / 3600, 4),
         "core_hours": round(core_seconds / 3600, 4),
         "cost": None if plan.price_per_gpu_hour is None else round(gpu_seconds / 3600 * plan.price_per_gpu_hour, 2),
-        "largest_memory_bytes": max(run.placement.memory_bytes for run in plan.runs),
+        "largest_memory_bytes": max((run.placement.memory_bytes for run in plan.runs), default=0),
     }
 
 

@@ -88,7 +88,7 @@ def _views(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     phases = set(frame["phase"])
     for task in standing.tasks(frame, "finetune"):
         rows = standing.finetuned(frame, task)
-        yield task, f"{rows['finetune_epochs'].iloc[0]:g} fine-tune epochs", rows
+        yield task, standing.amount(rows), rows
     for task in standing.tasks(frame, "probe") if "finetune" not in phases else []:
         rows = standing.probed(frame, task)
         yield task, f"linear probe on {rows['shots'].iloc[0]} images a class", rows
@@ -151,6 +151,8 @@ def _lead(task: str, where: str, points: pd.DataFrame) -> str:
     """Who leads among these points, with the numbers; who has none."""
     found = standing.best(points)
     missing = [family_name(name) for name in dict.fromkeys(points["family"]) if name not in {s.family for s in found}]
+    if len(found) == 1 and not missing:
+        return f"On {task} only {family_name(found[0].family)} was run {where}: {found[0]}."
     if len(found) < 2:
         return f"On {task} it cannot be told who leads {where}: no result for {' and '.join(missing)}."
     rest = f"; no result for {' and '.join(missing)}" if missing else ""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator import imports
 from orchestrator.store import RunFolder, State, Store
 from vitmodel.config import UserError
 from vitmodel.flops import TRAIN_FACTOR
@@ -77,7 +78,8 @@ _NOT_OUTCOMES = {
 
 
 def collect(storage: Path, study: str) -> pd.DataFrame:
-    """One row for every run of the study's last plan, in the plan's order; columns and types as in `COLUMNS`.
+    """One row for every run of the study's last plan, in the plan's order, then the rows of the tables it imports; columns
+    and types as in `COLUMNS`.
 
     A fine-tune or probe carries `dataset`, `dataset_size`, `length`, `epochs`, `pretrain_flops` and `upstream_*` of the
     pretraining it started from, because these are the axes it is plotted against; `task` is what it was trained on,
@@ -97,7 +99,13 @@ def collect(storage: Path, study: str) -> pd.DataFrame:
     for run in facts:
         origin = run["parent_id"] or run["run_id"]
         rows.append({"study": study, **_row(run, found[run["run_id"]], by_id[origin], found[origin])})
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    own = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    names = store.plan(study).get("imports", [])  # type: ignore[union-attr]  # _planned has refused a missing plan
+    if not names:
+        return own
+    tables = imports.together(imports.load(storage, name, COLUMNS) for name in names)
+    tables["study"] = study
+    return pd.concat([own, tables], ignore_index=True) if rows else tables
 
 
 def write(frame: pd.DataFrame, folder: Path) -> Path:
@@ -121,6 +129,8 @@ def provenance(storage: Path, study: str) -> Facts:
     made: list[Facts] = [result.get("provenance", {}) for result in found]
     packages = sorted({f"{name} {version}" for facts in made for name, version in facts.get("packages", {}).items()})
     values = {key: sorted({str(facts[key]) for facts in made if facts.get(key)}) for key in ("git", "python", "host")}
+    names = (store.plan(study) or {}).get("imports", [])
+    values["imported"] = [imports.meta(storage, name).get("source") or name for name in names]
     return {key: ", ".join(items) for key, items in {**values, "packages": packages}.items() if items}
 
 

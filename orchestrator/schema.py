@@ -5,24 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from orchestrator.questions import Claims, Count, Import, Name, Target
 from vitmodel.config import FAMILIES, Frozen, ModelConfig
 from vitmodel.data.generated import DigitsConfig, FractalConfig
-
-NAME = r"^[a-z0-9._-]{1,64}$"
-Name = Annotated[str, Field(pattern=NAME)]
-MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
-
-
-def as_count(value: Any) -> Any:
-    """Counts may be written 16k, 30M or 1e6."""
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMB]?)", value)):
-        value = float(match[1]) * MULTIPLES[match[2]]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Count = Annotated[int, BeforeValidator(as_count), Field(gt=0)]
 
 
 def _size(value: int | str) -> int | str:
@@ -218,13 +205,17 @@ class Report(Frozen):
     note: str = ""
 
 
+# The axes of a study that trains nothing and only reads imported tables.
+NO_PRETRAINING = Pretrain.model_construct(data="", resolution=1, sizes=(), models=(), lengths=(), recipe=RecipeSpec())
+
+
 class Study(Frozen):
-    """A whole study, as written."""
+    """A whole study, as written. With `imports` it may have no runs of its own."""
 
     name: Name
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    datasets: dict[Name, DatasetSpec] = Field(min_length=1)
-    pretrain: Pretrain
+    datasets: dict[Name, DatasetSpec] = Field(default={})
+    pretrain: Pretrain = NO_PRETRAINING
     transfer: Transfer | None = None
     probe: Probe | None = None
     resources: Resources = Resources()
@@ -233,3 +224,6 @@ class Study(Frozen):
     tracking: Tracking = Tracking()
     on_failure: OnFailure = OnFailure()
     report: Report = Report()
+    imports: tuple[Import, ...] = ()
+    claims: Claims = Claims()
+    targets: tuple[Target, ...] = ()

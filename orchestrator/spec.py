@@ -14,7 +14,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.schema import Length, Size, Study, as_count
+from orchestrator.questions import as_count
+from orchestrator.schema import Length, Size, Study
 from orchestrator.yamltree import Place, YamlTree
 from vitmodel.config import FAMILIES, ModelConfig, UserError, ViTConfig, suggest
 from vitmodel.variants import named_model
@@ -162,7 +163,10 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _check_references(file: StudyFile) -> None:
     study, tree = file.study, file.tree
-    named: list[tuple[Place, str]] = [(("pretrain", "data"), study.pretrain.data)]
+    for section in ("datasets", "pretrain") if not study.imports else ():
+        if not tree.data.get(section):
+            raise tree.error("Field required", (section,), missing=section)
+    named: list[tuple[Place, str]] = [(("pretrain", "data"), study.pretrain.data)] if study.pretrain.models else []
     for section, part in (("transfer", study.transfer), ("probe", study.probe)):
         named += [((section, "tasks", number), task) for number, task in enumerate(part.tasks if part else ())]
     for task in study.transfer.task_recipes if study.transfer else ():
@@ -176,6 +180,7 @@ def _check_references(file: StudyFile) -> None:
         if variant in variants[:number]:
             raise tree.error(f"a second model called {variant}", ("pretrain", "models", number))
     _check_lengths(file)
+    _check_questions(file)
 
 
 def _check_lengths(file: StudyFile) -> None:
@@ -186,3 +191,35 @@ def _check_lengths(file: StudyFile) -> None:
         for number, length in enumerate(lengths):
             if len(length.model_dump(exclude_none=True)) != 1:
                 raise file.tree.error("a length has exactly one unit", (*place, number), "epochs, steps, examples")
+
+
+def _check_questions(file: StudyFile) -> None:
+    """Tasks, variants and tables that claims, targets and imports name."""
+    study, tree = file.study, file.tree
+    names = [entry.name for entry in study.imports]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise tree.error(f"a second table called {name}", ("imports", number, "name"))
+    if study.imports:
+        return  # the rest is checked against the tables' own rows
+    parts = [part for part in (study.transfer, study.probe) if part]
+    tasks = list(dict.fromkeys(task for part in parts for task in part.tasks))
+    variants = [entry.model.variant for entry in study.pretrain.models]
+    asked: list[tuple[Place, str]] = [(("claims", "tasks", i), task) for i, task in enumerate(study.claims.tasks or ())]
+    asked += [(("claims", "on", claim), task) for claim, task in study.claims.on.items()]
+    asked += [(("targets", i, "task"), target.task) for i, target in enumerate(study.targets) if target.task]
+    for place, task in asked:
+        if task not in tasks:
+            raise tree.error(f"unknown task {task!r}{suggest(task, tasks)}", place, ", ".join(tasks))
+    models: list[tuple[Place, str]] = []
+    models += [(("claims", "pairs", i, j), name) for i, pair in enumerate(study.claims.pairs) for j, name in enumerate(pair)]
+    for place, variant in models:
+        if variant not in variants:
+            raise tree.error(f"unknown model {variant!r}{suggest(variant, variants)}", place, ", ".join(variants))
+    for number, target in enumerate(study.targets):
+        if target.variant not in variants:
+            try:
+                named_model(target.variant)
+            except UserError as error:
+                allowed = f"{', '.join(variants)}; {error.allowed}"
+                raise tree.error(error.message, ("targets", number, "variant"), allowed) from None

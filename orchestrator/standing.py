@@ -77,8 +77,15 @@ def tasks(frame: pd.DataFrame, phase: str) -> list[str]:
 
 def longest(rows: pd.DataFrame) -> pd.DataFrame:
     """Of each variant and dataset size only the longest pretraining, whether it has a result or not."""
-    most = rows.groupby(["family", "variant", "dataset_size"])["pretrain_flops"].transform("max")
-    return rows[rows["pretrain_flops"] == most]
+    flops = rows["pretrain_flops"].fillna(0.0)  # imported rows may not say it
+    most = flops.groupby([rows["family"], rows["variant"], rows["dataset_size"]]).transform("max")
+    return rows[flops == most]
+
+
+def amount(rows: pd.DataFrame) -> str:
+    """How long these fine-tunes were, in words."""
+    epochs = rows["finetune_epochs"].max()
+    return "fine-tuned" if pd.isna(epochs) else f"{epochs:g} fine-tune epochs"
 
 
 def pretrained(frame: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +106,9 @@ def probed(frame: pd.DataFrame, task: str | None = None, shots: float | None = N
 def _children(frame: pd.DataFrame, phase: str, task: str | None, axis: str, value: float | None) -> pd.DataFrame:
     names = tasks(frame, phase)
     rows = frame[(frame["phase"] == phase) & (frame["task"] == (task or (names[0] if names else "")))]
-    return rows[rows[axis] == (rows[axis].max() if value is None else value)] if len(rows) else rows
+    if value is None and rows[axis].isna().all():  # imported rows may not say it
+        return rows
+    return rows[rows[axis] == (rows[axis].max() if value is None else value)]
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:

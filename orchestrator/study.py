@@ -47,7 +47,7 @@ class Prepared:
     @cached_property
     def data(self) -> dict[str, Any]:
         """The plan as plain data, as plan.json has it."""
-        return plan_as_data(self.plan, self.bundles)
+        return {**plan_as_data(self.plan, self.bundles), "imports": [table.name for table in self.file.study.imports]}
 
     def open_cells(self) -> tuple[Cell, ...]:
         """Cells with a run that has no result yet."""
@@ -79,6 +79,28 @@ def run(path: Path, *, storage: str | None = None, plan_only: bool = False, as_j
     except LeaseHeldError as error:
         print(f"error: {error}", file=sys.stderr)
         return HELD
+
+
+def bring_in_tables(prepared: Prepared) -> None:
+    """Import the tables that stand beside the study file. Raises UserError, with the line of the table."""
+    from orchestrator import imports, results
+
+    folder = Path(prepared.file.tree.file).parent
+    for number, asked in enumerate(prepared.file.study.imports):
+        if asked.table is None:
+            imports.load(prepared.store.root, asked.name, results.COLUMNS)
+            continue
+        table = folder / asked.table
+        if not table.is_file():
+            raise prepared.file.tree.error(f"no table {table}", ("imports", number, "table"), "a CSV, beside the study file")
+        imports.bring_in(
+            prepared.store.root,
+            table,
+            name=asked.name,
+            source=asked.source,
+            columns=asked.columns,
+            dtypes=results.COLUMNS,
+        )
 
 
 def prepare(path: Path, storage: str | None = None) -> Prepared:
@@ -133,6 +155,8 @@ def _run(prepared: Prepared) -> int:
         )
         return OVER_BUDGET
     prepared.store.check_writable()
+    if study.imports:
+        bring_in_tables(prepared)
     lease = Lease(prepared.store.study(study.name))
     lease.take()
     try:

@@ -21,13 +21,16 @@ def results(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A table for each task: model x images x length against upstream, fine-tune epochs and shots, top-1 in percent."""
     keys = ["family", "variant", "dataset_size", "length"]
     tasks = list(dict.fromkeys(task for task in frame["task"] if task)) or [""]
-    order = standing.pretrained(frame).sort_values(["family", "params", "variant", "dataset_size", "epochs"], kind="stable")
+    least = frame.groupby(["family", "variant"])["params"].transform("min")  # heads differ between tasks
+    order = frame.assign(params=least).sort_values(["family", "params", "variant", "dataset_size", "epochs"], kind="stable")
     return [_table(task, frame, keys, list(order[keys].drop_duplicates().itertuples(index=False, name=None))) for task in tasks]
 
 
 def _table(task: str, frame: pd.DataFrame, keys: list[str], models: list[tuple[Any, ...]]) -> dict[str, Any]:
     rows = frame[(frame["task"] == task) | (frame["task"] == "")]
-    columns = {("pretrain", 0.0): "upstream"}
+    columns = {("pretrain", 0.0): "upstream"} if (rows["phase"] == "pretrain").any() else {}
+    if ((rows["phase"] == "finetune") & rows["finetune_epochs"].isna()).any():  # imported rows may not say it
+        columns["finetune", 0.0] = "fine-tuned"
     columns |= {
         ("finetune", e): f"{e:g} epoch{'s' if e != 1 else ''}" for e in sorted(rows["finetune_epochs"].dropna().unique())
     }
