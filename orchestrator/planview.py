@@ -40,6 +40,17 @@ def totals(plan: Plan, bundles: list[Bundle]) -> dict[str, Any]:
     }
 
 
+def phase_hours(plan: Plan) -> dict[str, dict[str, float]]:
+    """Expected core-hours and GPU-hours of each phase."""
+    found: dict[str, dict[str, float]] = {}
+    for run in plan.runs:
+        group, hours = run.placement.group, run.placement.seconds / 3600 * run.placement.group.workers
+        spent = found.setdefault(run.config.phase, {"core_hours": 0.0, "gpu_hours": 0.0})
+        spent["core_hours"] += hours * group.cpus_per_worker
+        spent["gpu_hours"] += hours * group.gpus_per_worker
+    return found
+
+
 def plan_as_data(plan: Plan, bundles: list[Bundle]) -> dict[str, Any]:
     """The plan as plain data: stable from call to call, byte for byte."""
     return {

@@ -1,57 +1,103 @@
-"""The report of a study: what the rows say in words, the curves, the table, what it cost, what failed.
+"""The report of a study: verdicts, what the rows say in words, curves, tables, what it cost, what failed, where it comes from.
 
-Reads the results frame and a plain dict of facts; writes one self-contained report.html (figures inline, no scripts,
-nothing to load). Whatever came from files is escaped by the template.
+Reads the results frame, findings and a plain dict of facts; writes one self-contained report.html and its figures as files.
+The page loads nothing: its scripts are inside, named by hash in its content security policy. Whatever came from files is
+escaped by the template or shown as text by the script.
 """
 
 from __future__ import annotations
 
 import base64
-import io
+import hashlib
+import json
 import math
 import uuid
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
-from orchestrator import plots, standing, tables
+from orchestrator import charts, interactive, plots, standing, tables
+from orchestrator.charts import Chart
 from orchestrator.standing import count, family_name, flops_words, percent
 
-PLACED_FACTS = ("title", "note", "study_yaml", "planned", "wall_seconds", "training_seconds", "slots")
+PLACED_FACTS = ("title", "note", "study_yaml", "resolved", "planned", "wall_seconds", "training_seconds", "slots")
+LEGEND_WORDS = "Point at a mark for its run, size, data, compute and top-1; touch a name in a legend to hide it; drag to zoom."
 
 
 def write(frame: pd.DataFrame, folder: Path, facts: dict[str, Any]) -> Path:
-    """Write report.html, replaced in one step; returns its path.
+    """Write report.html, replaced in one step, and figures/NAME.svg and .png; returns the page's path.
 
-    Of `facts` any key may be absent: title, note, study_yaml, planned (the totals of plan.json); wall_seconds,
-    training_seconds and slots (worker groups side by side) of this execution; every other key (storage, git, packages
-    and what else `results.provenance` knows) stands under provenance.
+    Of `facts` any key may be absent: title, note, study_yaml, resolved (the study with its defaults), planned (the totals of
+    plan.json, with the price of a GPU-hour and hours by phase); wall_seconds, training_seconds and slots (worker groups side
+    by side) of this execution; every other key (storage, git, packages and what else `results.provenance` knows) stands
+    under provenance.
     """
-    environment = Environment(
-        loader=PackageLoader("orchestrator"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html").render(
-        title=facts.get("title") or (frame["study"].iloc[0] if len(frame) else "study"),
-        note=facts.get("note", ""),
-        study_yaml=facts.get("study_yaml", ""),
-        summary=summary_lines(frame),
-        figures=[_inline(figure) for figure in _figures(frame)],
-        tables=tables.results(frame),
-        costs=tables.costs(frame, facts),
-        phases=tables.phases(frame),
-        failures=tables.failures(frame),
-        unfinished=int(frame["status"].isin(tables.UNFINISHED).sum()),
-        provenance={key: _plain(value) for key, value in facts.items() if key not in PLACED_FACTS},
+    drawn = list(charts.of_frame(frame))
+    scripts = [Markup(_template(name)) for name in ("plotly-basic.min.js", "report.js")]
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=facts.get("title") or (frame["study"].iloc[0] if len(frame) else "study"),
+            note=facts.get("note", ""),
+            study_yaml=facts.get("study_yaml", ""),
+            resolved=json.dumps(facts["resolved"], indent=1) if facts.get("resolved") else "",
+            verdicts=[],
+            targets=[],
+            laws=[],
+            comparisons=[],
+            ceilings={},
+            level="",
+            summary=summary_lines(frame),
+            legend_words=LEGEND_WORDS,
+            figures=[_figure(chart, folder / "figures") for chart in drawn],
+            charts=[interactive.figure(chart) for chart in drawn],
+            tables=tables.results(frame),
+            runs=tables.every_run(frame),
+            costs=tables.costs(frame, facts),
+            phases=tables.phases(frame, facts.get("planned", {}).get("phases", {})),
+            failures=tables.failures(frame),
+            unfinished=int(frame["status"].isin(tables.UNFINISHED).sum()),
+            provenance={key: _plain(value) for key, value in facts.items() if key not in PLACED_FACTS},
+            style=Markup(_template("report.css")),
+            scripts=scripts,
+            policy=_policy(scripts),
+        )
     )
     folder.mkdir(parents=True, exist_ok=True)
     partial_file = folder / f".report.html.{uuid.uuid4().hex[:8]}"
     partial_file.write_text(page, encoding="utf-8")
     return partial_file.replace(folder / "report.html")
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("orchestrator"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _template(name: str) -> str:
+    return (files("orchestrator") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: list[Markup]) -> str:
+    """The page may run these scripts and show images that it contains; it can neither load nor send anything."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{found}'" for found in hashes)
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'"
+
+
+def _figure(chart: Chart, folder: Path) -> dict[str, str]:
+    """What the page shows of a chart besides the live one: its words, and a drawing for paper and where no script runs."""
+    figure = plots.draw(chart)
+    drawn = base64.b64encode(plots.save(figure, folder, chart.name)).decode()
+    image = {"source": f"data:image/svg+xml;base64,{drawn}", "words": plots.words(figure)}
+    return {"title": chart.title, "subtitle": chart.subtitle, **image}
 
 
 def table_text(frame: pd.DataFrame) -> str:
@@ -158,32 +204,6 @@ def _lead(task: str, where: str, points: pd.DataFrame) -> str:
     rest = f"; no result for {' and '.join(missing)}" if missing else ""
     numbers = ", ".join(f"{family_name(s.family)} {s}" for s in found)
     return f"On {task} {standing.said(standing.leaders(found), where)}: {numbers}{rest}."
-
-
-# --- figures --------------------------------------------------------------------------------------------------
-
-
-def _figures(frame: pd.DataFrame) -> Iterator[Figure]:
-    """Every figure for which runs were planned."""
-    for task in standing.tasks(frame, "finetune"):
-        yield plots.error_vs_dataset_size(frame, task)
-        yield plots.error_vs_pretrain_flops(frame, task)
-        sizes = frame.loc[(frame["phase"] == "finetune") & (frame["task"] == task), "dataset_size"]
-        for size in dict.fromkeys((sizes.max(), sizes.min())):
-            yield plots.error_vs_finetune_epochs(frame, task, int(size))
-    for task in standing.tasks(frame, "probe"):
-        yield plots.fewshot_error_vs_dataset_size(frame, task)
-    if len(standing.pretrained(frame)):
-        yield plots.upstream_error_vs_dataset_size(frame)
-
-
-def _inline(figure: Figure) -> dict[str, str]:
-    """An SVG as a data URI, byte for byte the same for the same rows, and its words for those who cannot see it."""
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "vitscale"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    words = ". ".join(text.get_text().replace("\n", " ") for text in figure.texts if text.get_text())
-    return {"source": "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), "words": words}
 
 
 def _plain(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator import imports
-from orchestrator.store import RunFolder, State, Store
+from orchestrator.store import RunFolder, State, Store, read_json
 from vitmodel.config import UserError
 from vitmodel.flops import TRAIN_FACTOR
 
@@ -123,15 +123,22 @@ def outcomes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def provenance(storage: Path, study: str) -> Facts:
-    """What the study's results were made with: git, python, packages and hosts, each with all values that occur."""
+    """What the study's results were made with: git, python, packages, hosts and data, each with all values that occur."""
     store = Store(storage)
-    found = [result for run in _planned(store, study) if (result := store.run(run["run_id"]).result())]
-    made: list[Facts] = [result.get("provenance", {}) for result in found]
+    folders = [store.run(run["run_id"]) for run in _planned(store, study)]
+    made: list[Facts] = [result.get("provenance", {}) for folder in folders if (result := folder.result())]
     packages = sorted({f"{name} {version}" for facts in made for name, version in facts.get("packages", {}).items()})
     values = {key: sorted({str(facts[key]) for facts in made if facts.get(key)}) for key in ("git", "python", "host")}
     names = (store.plan(study) or {}).get("imports", [])
     values["imported"] = [imports.meta(storage, name).get("source") or name for name in names]
-    return {key: ", ".join(items) for key, items in {**values, "packages": packages}.items() if items}
+    data = sorted({text for folder in folders if (text := _data_identity(folder))})
+    return {key: ", ".join(items) for key, items in {**values, "packages": packages, "data": data}.items() if items}
+
+
+def _data_identity(folder: RunFolder) -> str:
+    """Name and hash of what a run was trained on."""
+    data = ((read_json(folder.path / "config.json") or {}).get("config") or {}).get("data", {})
+    return f"{data['name']} {data['identity']}" if data else ""
 
 
 def _replace(path: Path, write_to: Callable[[Path], None]) -> None:

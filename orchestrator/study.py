@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import budget
 from orchestrator.plan import Bundle, Cell, Plan, make_bundles, make_plan
-from orchestrator.planview import plan_as_data, plan_as_text
+from orchestrator.planview import phase_hours, plan_as_data, plan_as_text
 from orchestrator.schema import ExternalData
 from orchestrator.spec import StudyFile, expand_environment, read_study
 from orchestrator.store import Lease, LeaseHeldError, State, Store, write_json
@@ -214,7 +214,7 @@ def _make_datasets(prepared: Prepared, console: Any) -> None:
 
 
 def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.DataFrame, list[Path]]:
-    """Collect the rows there are; write results.csv and report.html."""
+    """Collect the rows there are; write results.csv, report.html and figures/."""
     from orchestrator import report, results
 
     study, store = prepared.file.study, prepared.store
@@ -224,12 +224,17 @@ def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.Dat
         "title": study.report.title or study.name,
         "note": study.report.note,
         "study_yaml": Path(prepared.file.tree.file).read_text(),
-        "planned": prepared.data["totals"],
+        "resolved": study.model_dump(mode="json", exclude_none=True, serialize_as_any=True),
+        "planned": {
+            **prepared.data["totals"],
+            "price_per_gpu_hour": prepared.plan.price_per_gpu_hour,
+            "phases": phase_hours(prepared.plan),
+        },
         "storage": str(store.root),
         **results.provenance(store.root, study.name),
         **efficiency,
     }
-    return frame, [results.write(frame, folder), report.write(frame, folder, facts)]
+    return frame, [results.write(frame, folder), report.write(frame, folder, facts), folder / "figures"]
 
 
 def _finish(prepared: Prepared, follow: Follow, started: float) -> int:

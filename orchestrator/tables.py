@@ -48,6 +48,7 @@ def _table(task: str, frame: pd.DataFrame, keys: list[str], models: list[tuple[A
                 "family": family_name(model[0]),
                 "model": model[1],
                 "images": count(model[2]),
+                "size": int(model[2]),
                 "length": model[3],
                 "cells": [{**cell, "is_best": cell["top1"] == top} for cell, top in zip(row, best, strict=True)],
             }
@@ -89,16 +90,38 @@ def _aligned(table: dict[str, Any]) -> str:
     return "\n".join([title, *("  ".join(text).rstrip() for text in texts)])
 
 
-def phases(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Cost by phase, of all attempts."""
+def every_run(frame: pd.DataFrame) -> dict[str, Any]:
+    """All rows for the page's script: names of columns, and for each run its cells as (shown, value to sort by)."""
+    rows = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    return {"columns": list(_RUN_CELLS), "rows": [[cell(row) for cell in _RUN_CELLS.values()] for row in rows]}
+
+
+def _number(name: str, form: Callable[[float], str]) -> Callable[[dict[str, Any]], tuple[str, Any]]:
+    def cell(row: dict[str, Any]) -> tuple[str, Any]:
+        return ("", "") if pd.isna(row[name]) else (form(row[name]), float(row[name]))
+
+    return cell
+
+
+def _text(name: str) -> Callable[[dict[str, Any]], tuple[str, Any]]:
+    return lambda row: (str(row[name]), str(row[name]))
+
+
+def phases(frame: pd.DataFrame, planned: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Cost by phase, of all attempts; `planned` hours (core_hours, gpu_hours) by phase, where known."""
+
+    def beside(phase: Any, key: str, spent: float) -> str:
+        plan = planned.get(str(phase), {}).get(key)
+        return hours(spent) if plan is None else f"{hours(spent)} of {hours(plan)}"
+
     return [
         {
             "phase": phase,
             "runs": f"{(rows['status'] == 'DONE').sum()} of {len(rows)}",
             "attempts": int(rows["attempts"].sum()),
             "time": duration(rows["seconds"].sum()),
-            "core_hours": hours(rows["core_hours"].sum()),
-            "gpu_hours": hours(rows["gpu_hours"].sum()),
+            "core_hours": beside(phase, "core_hours", rows["core_hours"].sum()),
+            "gpu_hours": beside(phase, "gpu_hours", rows["gpu_hours"].sum()),
             "mfu": percent(rows["mfu"].mean()) if rows["mfu"].notna().any() else "",
         }
         for phase, rows in frame.groupby("phase", sort=False)
@@ -123,11 +146,18 @@ def costs(frame: pd.DataFrame, facts: dict[str, Any]) -> list[tuple[str, str, st
         ("the same without shared pretrainings", plan("naive_train_flops", flops_words), ""),
         ("core-hours", plan("core_hours", hours), hours(frame["core_hours"].sum())),
         ("GPU-hours", plan("gpu_hours", hours), hours(frame["gpu_hours"].sum())),
+        *_money(planned, float(frame["gpu_hours"].sum())),
         ("wall time of the last execution", "", wall("wall_seconds")),
         ("of it, training", "", wall("training_seconds")),
         ("worker groups side by side", "", f"{facts['slots']}" if facts.get("slots") else ""),
     ]
     return [line for line in lines if line[1] or line[2]]
+
+
+def _money(planned: dict[str, Any], gpu_hours: float) -> list[tuple[str, str, str]]:
+    """What the GPU-hours cost, where the study names a price."""
+    price = planned.get("price_per_gpu_hour")
+    return [] if not price else [(f"money, at {price:g} a GPU-hour", f"{planned['cost']:,.2f}", f"{price * gpu_hours:,.2f}")]
 
 
 def failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -137,9 +167,12 @@ def failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "status": status,
             "cause": (reason.strip().splitlines() or ["no cause recorded"])[0],
+            "attempts": int(group["attempts"].sum()),
             "details": reason if "\n" in reason.strip() else "",
             "runs": [
-                f"{row['run_id']}: {row['variant']}, {count(row['dataset_size'])} images" for row in group.to_dict("records")
+                f"{row['run_id']}: {row['variant']}, {count(row['dataset_size'])} images"
+                + (f", {row['attempts']} attempts" if row["attempts"] > 1 else "")
+                for row in group.to_dict("records")
             ],
         }
         for (status, reason), group in _grouped(rows)
@@ -165,3 +198,23 @@ def hours(hours: float) -> str:
 
 def _whole(number: float) -> str:
     return f"{number:,}"
+
+
+_RUN_CELLS: dict[str, Callable[[dict[str, Any]], tuple[str, Any]]] = {
+    "run": _text("run_id"),
+    "phase": _text("phase"),
+    "model": _text("variant"),
+    "parameters": _number("params", lambda v: f"{v:,}"),
+    "images": _number("dataset_size", lambda v: f"{v:,}"),
+    "pretrained": _text("length"),
+    "pretraining": _number("pretrain_flops", flops_words),
+    "task": _text("task"),
+    "epochs": _number("finetune_epochs", lambda v: f"{v:g}"),
+    "shots": _number("shots", lambda v: f"{v:g}"),
+    "seed": _number("seed", lambda v: f"{v}"),
+    "top-1 in %": _number("top1", lambda v: f"{100 * v:.2f}"),
+    "core-hours": _number("core_hours", hours),
+    "GPU-hours": _number("gpu_hours", hours),
+    "status": lambda row: (str(row["status"]).lower(), str(row["status"])),
+    "attempts": _number("attempts", lambda v: f"{v}"),
+}

@@ -155,8 +155,11 @@ class Follower:
 
     def _close_parent(self, files: list[Path], tags: dict[str, str]) -> bool:
         try:
-            for file in files:
-                self._client.log_artifact(self._cursor["parent"], str(file))
+            for path in files:
+                if path.is_dir():
+                    self._client.log_artifacts(self._cursor["parent"], str(path), path.name)
+                else:
+                    self._client.log_artifact(self._cursor["parent"], str(path))
             for name, value in tags.items():
                 self._client.set_tag(self._cursor["parent"], name, value)
             self._end_stale()

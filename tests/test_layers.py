@@ -40,6 +40,8 @@ LAYERS: dict[str, str] = {
     "orchestrator.watch": "L2",
     "orchestrator.results": "L3a",
     "orchestrator.plots": "L3a",
+    "orchestrator.charts": "L3a",
+    "orchestrator.interactive": "L3a",
     "orchestrator.report": "L3a",
     "orchestrator.standing": "L3a",
     "orchestrator.laws": "L3a",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_results import cell, finish, full_store, make_store
 
-from orchestrator import plots, report, results, standing
+from orchestrator import plots, report, results, standing, tables
 from orchestrator.store import State
 
 FIGURES = [
@@ -191,16 +193,29 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.loads: list[str] = []
+        self.scripts: list[str] = []
+        self.policy = ""
         self.shown = ""
+        self._inside = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "poster", "action")]
         assert not [name for name, _ in attrs if name.startswith("on")]
+        given = dict(attrs)
+        self._inside = "data" if given.get("type") == "application/json" else tag if tag in ("script", "style") else ""
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"] or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
 
     def handle_data(self, data: str) -> None:
-        self.shown += data
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif self._inside != "style":
+            self.shown += data
 
 
 FACTS: dict[str, Any] = {
@@ -217,14 +232,18 @@ FACTS: dict[str, Any] = {
 
 def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     path = report.write(done(tmp_path), tmp_path / "out", FACTS)
-    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["figures", "report.html"]
+    assert path.stat().st_size < 2_500_000, "plotly's basic bundle, once, and not much besides"
     text = path.read_text()
     page = Page(text)
     assert page.loads
     assert all(load.startswith("data:image/") for load in page.loads)
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not {"link", "iframe", "object"} & set(page.tags)
+    for script in page.scripts:
+        text = text.replace(script, "")
     assert not re.search(r"https?://|@import|url\(", text)
     assert page.tags.count("img") == 6
+    assert sorted(p.suffix for p in (path.parent / "figures").iterdir()) == [".png"] * 6 + [".svg"] * 6
     for fact in (
         "A study",
         "What it asks",
@@ -237,6 +256,28 @@ def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
         assert fact in page.shown, fact
 
 
+def test_the_page_runs_its_own_scripts_and_no_other(tmp_path: Path) -> None:
+    page = Page(report.write(done(tmp_path), tmp_path, FACTS).read_text())
+    hashes = {base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts}
+    assert set(re.findall(r"'sha256-([^']+)'", page.policy)) == hashes
+    assert len(hashes) == 2
+    assert "default-src 'none'" in page.policy
+    assert "script-src 'sha256-" in page.policy
+    assert "unsafe" not in page.policy.replace("style-src 'unsafe-inline'", "")
+
+
+def test_costs_stand_beside_the_plan_in_hours_and_money(tmp_path: Path) -> None:
+    phases = {"probe": {"core_hours": 3.5, "gpu_hours": 0.7}}
+    planned = {**FACTS["planned"], "cost": 1.0, "price_per_gpu_hour": 2.0, "phases": phases}
+    frame = done(tmp_path)
+    costs = {what: (plan, spent) for what, plan, spent in tables.costs(frame, {"planned": planned})}
+    assert costs["GPU-hours"] == ("0.5", "0.64")  # 16 runs of two GPUs for 72 seconds
+    assert costs["money, at 2 a GPU-hour"] == ("1.00", "1.28")
+    rows = {row["phase"]: row for row in tables.phases(frame, phases)}
+    assert rows["probe"]["gpu_hours"] == "0.16 of 0.7"
+    assert rows["pretrain"]["gpu_hours"] == "0.16"
+
+
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     frame = done(tmp_path)
     first = report.write(frame, tmp_path / "a", FACTS).read_bytes()
@@ -246,15 +287,18 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 def test_whatever_comes_from_files_is_escaped(tmp_path: Path) -> None:
     frame = with_a_gap(tmp_path, reason=f"{CANARY}\nTraceback {CANARY}")
     frame = frame.replace({"task": {"digits": CANARY}, "variant": {"V8": CANARY}})
-    facts = {"title": CANARY, "note": CANARY, "study_yaml": CANARY, CANARY: {CANARY: [CANARY]}}
-    page = Page(report.write(frame, tmp_path, facts).read_text())
-    assert "script" not in page.tags
+    facts = {"title": CANARY, "note": CANARY, "study_yaml": CANARY, "resolved": {CANARY: CANARY}, CANARY: {CANARY: [CANARY]}}
+    text = report.write(frame, tmp_path, facts).read_text()
+    page = Page(text)
+    assert page.tags.count("script") == 4, "two with data, two that run"
+    assert CANARY not in text
     assert page.shown.count(CANARY) > 8
+    assert all(re.fullmatch(r"[a-z0-9.-]+", p.name) for p in (tmp_path / "figures").iterdir())
 
 
 def test_the_report_stands_on_rows_alone_and_names_causes(tmp_path: Path) -> None:
     page = Page(report.write(with_a_gap(tmp_path, reason="loss not finite at step 7"), tmp_path, {}).read_text())
-    assert "DIVERGED, 1 run: loss not finite at step 7" in page.shown
+    assert "DIVERGED, 1 run, 1 attempt: loss not finite at step 7" in page.shown
     assert "pretrain-vit-4000-0" in page.shown
     assert "SKIPPED, 3 runs" in page.shown
     assert "diverged" in page.shown.split("What it cost")[0]  # the table has words, not numbers, in the gaps
