@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from orchestrator.questions import Claims, Count, Import, Name, Target
 from vitmodel.config import FAMILIES, Frozen, ModelConfig
+from vitmodel.data.descriptions import Description
 from vitmodel.data.generated import DigitsConfig, FractalConfig
 
 
@@ -22,9 +23,13 @@ Size = Annotated[int | str, AfterValidator(_size)]
 
 
 class ExternalData(Frozen):
-    """A dataset packed elsewhere. What it should contain is declared, so that a study can be planned without it."""
+    """A dataset that is packed already, or by the study from the downloads at `source`. What it should contain is declared,
+    here or in the description that `describe` names, so that a study can be planned without it."""
 
-    url: str
+    url: str = ""  # its folder; default, where there is a source: in the study's storage
+    source: str = ""
+    dev: bool = False  # the description's development split
+    description: Description | None = None  # from the file that `describe` names
     train: Count
     classes: Count
     eval_split: Literal["val", "test"] = "test"

@@ -16,11 +16,12 @@ from vitmodel.config import UserError
 from vitmodel.data import generated
 from vitmodel.data.augment import augment, normalise
 from vitmodel.data.generated import DigitsConfig, FractalConfig
+from vitmodel.data.images import encode_png
 from vitmodel.data.index import load_index
-from vitmodel.data.order import Batch
+from vitmodel.data.order import Batch, interleaved
 from vitmodel.data.reader import Dataset
-from vitmodel.data.shards import interleaved, pack, verify
-from vitmodel.data.sources import encode_png
+from vitmodel.data.shards import pack
+from vitmodel.data.verify import verify
 
 FRACTALS = FractalConfig(generate="fractals", classes=8, train=6500, val=100, image_size=16, points=128)
 
@@ -125,14 +126,17 @@ def test_a_foreign_folder_is_never_overwritten(packed: Path) -> None:
     assert contents(packed) == before
 
 
-def test_half_a_pack_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_pack_is_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("vitmodel.data.shards._write_shard", fail)
+    monkeypatch.setattr("vitmodel.data.shards.finish_job", fail)
     with pytest.raises(OSError, match="disk full"):
         pack(FRACTALS, tmp_path / "fractals", processes=1)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "fractals").exists()
+    monkeypatch.undo()
+    pack(FRACTALS, tmp_path / "fractals", processes=1)  # what is left is taken up, and nothing of it stays
+    assert [path.name for path in tmp_path.iterdir()] == ["fractals"]
 
 
 def test_a_broken_image_is_named(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

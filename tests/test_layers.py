@@ -22,6 +22,7 @@ LAYERS: dict[str, str] = {
     "vitmodel.recognise": "L0",
     "vitmodel.data.index": "L0",
     "vitmodel.data.generated": "L0",
+    "vitmodel.data.descriptions": "L0",
     "vitmodel.models": "L1",
     "vitmodel.data": "L1",
     "vitmodel.training": "L1",
@@ -29,6 +30,7 @@ LAYERS: dict[str, str] = {
     "orchestrator.schema": "L2",
     "orchestrator.questions": "L2",
     "orchestrator.spec": "L2",
+    "orchestrator.describe": "L2",
     "orchestrator.axes": "L2",
     "orchestrator.catalogue": "L2",
     "orchestrator.fingerprint": "L2",
@@ -52,6 +54,7 @@ LAYERS: dict[str, str] = {
     "orchestrator.tables": "L3a",
     "orchestrator.tracking": "L3b",
     "orchestrator.worker": "L3b",
+    "orchestrator.packing": "L3b",
     "orchestrator.launch": "L3b",
     "orchestrator.progress": "L3b",
     "orchestrator.follow": "L3b",
@@ -70,7 +73,7 @@ BELOW = {
 HEAVY = {"torch", "ray", "mlflow", "pandas", "deepspeed", "webdataset", "matplotlib", "scipy"}
 ALLOWED_HEAVY = {
     "L0": set(),
-    "L1": {"torch", "deepspeed", "webdataset"},
+    "L1": {"torch", "deepspeed", "webdataset", "scipy"},
     "L2": set(),
     "L3a": {"pandas", "matplotlib", "scipy"},
     "L3b": {"torch", "ray", "mlflow"},

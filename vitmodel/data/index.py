@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -42,31 +43,46 @@ class DatasetIndex(Frozen):
     format: int = 1
     name: str
     identity: str
+    recipe: str = ""  # hash of what it was packed from, and how
     classes: int = Field(gt=1)
     class_names: tuple[str, ...] = ()
     image_size: int | None  # pixels per side where all images are equal squares
     order: Literal["packed", "shard-permutation"] = "packed"  # what a prefix is: class-interleaved samples, or whole shards
+    ignored: tuple[str, ...] = ()  # extensions of members that are neither image nor label
     source: str
     licence: str
     command: str = ""  # what made this index
+    digest: str = ""  # sha256 of this index without it
     splits: dict[str, Split]
+
+
+def render_index(index: DatasetIndex) -> str:
+    """The text of index.json, with a checksum of itself, so that a changed byte anywhere in it is seen."""
+    text = index.model_copy(update={"digest": ""}).model_dump_json(indent=1)
+    return index.model_copy(update={"digest": hashlib.sha256(text.encode()).hexdigest()}).model_dump_json(indent=1)
 
 
 def load_index(root: Path) -> DatasetIndex:
     """Read and check a dataset's index. Raises UserError where it is missing, unreadable, or older than its shards."""
-    path = root / INDEX_FILE
-    try:
-        index = DatasetIndex.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise UserError(
-            "no dataset here: index.json is missing", file=str(root), allowed="a folder made by `vitscale data pack`"
-        ) from None
-    except ValidationError as error:
-        raise UserError(f"unreadable index: {error.errors()[0]['msg']}", file=str(path)) from None
+    index = read_index(root)
     for split in index.splits.values():
         for shard in split.shards:
             _check_shard(root, shard)
     return index
+
+
+def read_index(root: Path) -> DatasetIndex:
+    """The index alone, its shards unseen. Raises UserError where it is missing or unreadable."""
+    path = root / INDEX_FILE
+    try:
+        return DatasetIndex.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            "no dataset here: index.json is missing", file=str(root), allowed="a folder made by `vitscale data pack`"
+        ) from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"unreadable index: {detail}", file=str(path)) from None
 
 
 def _check_shard(root: Path, shard: Shard) -> None:

@@ -40,6 +40,16 @@ def permutation(size: int, *key: int) -> Ints:
     return np.argsort(hash_uint64(*key, np.arange(size)), kind="stable")
 
 
+def interleaved(labels: Ints, seed: int) -> Ints:
+    """Sample numbers so ordered that every prefix is class-balanced (within 1 for balanced sources) and random within."""
+    ticket = hash_uint64(seed, np.arange(len(labels)))
+    by_class = np.lexsort((ticket, labels))
+    counts = np.bincount(labels)
+    rank = np.empty(len(labels), dtype=np.float64)  # each class spreads its members evenly over [0, 1)
+    rank[by_class] = (np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)) / np.repeat(counts, counts)
+    return np.lexsort((ticket, rank))
+
+
 class Batch(NamedTuple):
     """Samples of one step: index in the split, and the epoch each belongs to (equal lengths)."""
 

@@ -1,159 +1,185 @@
-"""Packing a source into WebDataset tar shards with an index, and verifying them.
+"""Packing a source into WebDataset tar shards with an index.
 
 Shards are written in one seeded, class-interleaved order: the first n samples of a split are a class-balanced,
-uniform subset for every n, so dataset sizes are nested prefixes.
+uniform subset for every n, so dataset sizes are nested prefixes. Every shard depends on its own samples alone; any
+number of processes or machines write the same bytes, and what a killed packing has finished is used by the next.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
+import json
 import shutil
-import tarfile
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vitmodel.config import UserError
 from vitmodel.data import generated
-from vitmodel.data.index import INDEX_FILE, DatasetIndex, Shard, Split, load_index
-from vitmodel.data.order import hash_uint64
-from vitmodel.data.sources import open_source
+from vitmodel.data.descriptions import PackConfig
+from vitmodel.data.folders import partial_folder, write_whole
+from vitmodel.data.generated import DigitsConfig, FractalConfig, GeneratedConfig
+from vitmodel.data.index import INDEX_FILE, DatasetIndex, Split, load_index, render_index
+from vitmodel.data.opening import open_source
+from vitmodel.data.order import Ints, interleaved
+from vitmodel.data.sources import Source
+from vitmodel.data.spread import spread
+from vitmodel.data.writing import ShardJob, WrittenShard, finish_job, load_members
 
 SHARD_SAMPLES = 2048
-WORTH_PROCESSES = 4  # shards; fewer are written here sooner than processes start
-MEMBER = np.dtype([("offset", "<u8"), ("bytes", "<u4"), ("label", "<i4")])  # place of a sample's image, and its class
+BAD_FILE = "bad_samples.jsonl"
+
+RunJobs = Callable[[list[ShardJob]], Iterable[WrittenShard]]  # in any order
+Report = Callable[[int, int], None]  # samples written so far, of how many
 
 
-def interleaved(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Sample numbers so ordered that every prefix is class-balanced (within 1 for balanced sources) and random within."""
-    ticket = hash_uint64(seed, np.arange(len(labels)))
-    by_class = np.lexsort((ticket, labels))
-    counts = np.bincount(labels)
-    rank = np.empty(len(labels), dtype=np.float64)  # each class spreads its members evenly over [0, 1)
-    rank[by_class] = (np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)) / np.repeat(counts, counts)
-    return np.lexsort((ticket, rank))
-
-
-def pack(config: generated.GeneratedConfig, root: Path, *, processes: int | None = None) -> DatasetIndex:
+def pack(
+    config: PackConfig | GeneratedConfig,
+    root: Path,
+    *,
+    processes: int | None = None,
+    run_jobs: RunJobs | None = None,
+    report: Report | None = None,
+) -> DatasetIndex:
     """Write the dataset under `root`, or return at once where it is already there.
 
-    The folder appears whole or not at all; a folder that holds another dataset is refused with UserError.
+    The folder appears whole or not at all; what is finished waits in a hidden folder beside it for the next attempt.
+    `run_jobs` may do the work elsewhere. Raises UserError for a source that is not sound, or a folder that holds
+    another dataset.
     """
-    identity = generated.identity(config)
-    if (root / INDEX_FILE).exists():
-        index = load_index(root)
-        if index.identity != identity:
-            raise UserError("another dataset lies here; choose another name or remove the folder", file=str(root))
-        return index
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        index = _write(config, identity, root.name, partial, processes or os.cpu_count() or 1)
+    if isinstance(config, FractalConfig | DigitsConfig) and (root / INDEX_FILE).exists():
+        return _same(root, generated.identity(config))
+    with partial_folder(root) as partial:
+        source = open_source(config, partial / "staging")
+        recipe = _recipe(config, source)
+        if (root / INDEX_FILE).exists():  # also where another process made it while this one waited
+            return _same(root, recipe)
+        _keep_only(partial, recipe)
+        jobs = _jobs(config, source, partial)
+        written = _run(jobs, run_jobs or (lambda todo: spread(finish_job, todo, processes)), report)
+        index = _index(config, source, recipe, partial, written)
+        _note_bad(config, written, partial)
+        shutil.rmtree(partial / "staging", ignore_errors=True)
+        shutil.rmtree(partial / "done")
+        (partial / "recipe").unlink()
+        write_whole(partial / INDEX_FILE, render_index(index).encode())
         partial.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return index
 
 
-class _Job(NamedTuple):
-    config: generated.GeneratedConfig
-    root: Path
-    split: str
-    number: int
-    samples: NDArray[np.int64]
+def _same(root: Path, recipe: str) -> DatasetIndex:
+    index = load_index(root)
+    if recipe not in (index.identity, index.recipe):
+        raise UserError("another dataset lies here; choose another name or remove the folder", file=str(root))
+    return index
 
 
-def _write(config: generated.GeneratedConfig, identity: str, name: str, root: Path, processes: int) -> DatasetIndex:
-    source = open_source(config)
-    jobs = [
-        _Job(config, root, split, number, order[start : start + SHARD_SAMPLES])
-        for split, labels in source.labels.items()
-        for order in [interleaved(labels, config.seed)]
-        for number, start in enumerate(range(0, len(order), SHARD_SAMPLES))
-    ]
-    if processes > 1 and len(jobs) >= WORTH_PROCESSES:
-        context = get_context("forkserver")
-        context.set_forkserver_preload([__name__, "webdataset"])  # imported once, not in every process
-        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-            shards = list(pool.map(_write_shard, jobs))
-    else:
-        shards = [_write_shard(job) for job in jobs]
-    splits = {
-        split: Split(
-            shards=tuple(shard for shard, job in zip(shards, jobs, strict=True) if job.split == split),
-            histogram=tuple(np.bincount(labels, minlength=source.classes).tolist()),
-        )
-        for split, labels in source.labels.items()
-    }
-    index = DatasetIndex(
-        name=name,
-        identity=identity,
+def _recipe(config: PackConfig | GeneratedConfig, source: Source) -> str:
+    """What decides the bytes: the configuration and the list of samples. A generated dataset's identity."""
+    if not isinstance(config, PackConfig):
+        return generated.identity(config)
+    meaning = config.model_dump_json(exclude={"path", "command"})
+    total = hashlib.sha256(f"{SHARD_SAMPLES} {meaning}".encode())
+    for split, part in source.parts.items():
+        total.update(split.encode() + part.labels.tobytes())
+        total.update("\n".join(map(part.key, range(len(part.labels)))).encode())
+        total.update(json.dumps(part.label_sets).encode())
+    return "recipe-" + total.hexdigest()[:16]
+
+
+def _keep_only(partial: Path, recipe: str) -> None:
+    """Throw away what another configuration has left."""
+    mark = partial / "recipe"
+    if not mark.exists() or mark.read_text() != recipe:
+        for path in partial.glob("*.tar"):
+            path.unlink()
+        shutil.rmtree(partial / "done", ignore_errors=True)
+        mark.write_text(recipe)
+    (partial / "done").mkdir(exist_ok=True)
+
+
+def _jobs(config: PackConfig | GeneratedConfig, source: Source, partial: Path) -> list[ShardJob]:
+    jobs = []
+    for split, part in source.parts.items():
+        order = interleaved(part.labels, config.seed)
+        for number, start in enumerate(range(0, len(order), SHARD_SAMPLES)):
+            chosen = order[start : start + SHARD_SAMPLES]
+            jobs.append(
+                ShardJob(
+                    root=str(partial),
+                    stem=f"{split}-{number:05d}",
+                    names=[f"{split}-{sample:09d}" for sample in chosen.tolist()],
+                    part=part.take(chosen),
+                    read=source.read,
+                    check=isinstance(config, PackConfig),
+                    resize=config.resize if isinstance(config, PackConfig) else None,
+                    may_skip=isinstance(config, PackConfig) and config.skip_bad > 0,
+                )
+            )
+    return jobs
+
+
+def _run(jobs: list[ShardJob], run_jobs: RunJobs, report: Report | None) -> list[WrittenShard]:
+    """Do all jobs; results in the jobs' order."""
+    total, done = sum(len(job.names) for job in jobs), 0
+    found: dict[str, WrittenShard] = {}
+    for written in run_jobs(jobs):
+        found[written.stem] = written
+        done += written.samples + len(written.bad)
+        if report:
+            report(done, total)
+    return [found[job.stem] for job in jobs]
+
+
+def _index(config: PackConfig | GeneratedConfig, source: Source, recipe: str, root: Path, done: list[WrittenShard]) -> DatasetIndex:
+    splits = {}
+    for split in source.parts:
+        shards = tuple(one.shard for one in done if one.stem.rpartition("-")[0] == split and one.shard is not None)
+        labels = np.concatenate([load_members(root / shard.members)["label"] for shard in shards])
+        splits[split] = Split(shards=shards, histogram=histogram(labels, source.classes))
+    sides = {one.image_size for one in done if one.shard is not None}
+    is_packed = isinstance(config, PackConfig)
+    return DatasetIndex(
+        name=root.name.removeprefix(".").removesuffix(".partial"),
+        identity=identity_of(splits) if is_packed else recipe,
+        recipe=recipe,
         classes=source.classes,
-        image_size=source.image_size,
+        class_names=source.class_names,
+        image_size=source.image_size or (sides.pop() if len(sides) == 1 else None),
         source=source.source,
         licence=source.licence,
+        command=config.command if isinstance(config, PackConfig) else "",
         splits=splits,
     )
-    (root / INDEX_FILE).write_text(index.model_dump_json(indent=1))
-    return index
 
 
-def _write_shard(job: _Job) -> Shard:
-    """One tar of (key.png, key.cls) pairs in WebDataset's layout, and the array of its members."""
-    from webdataset import TarWriter
-
-    source = open_source(job.config)
-    images, labels = source.encode(job.split, job.samples), source.labels[job.split][job.samples]
-    tar = io.BytesIO()
-    with TarWriter(tar, mtime=0, user="vitscale", group="vitscale", encoder=False) as writer:
-        for number, image, label in zip(job.samples, images, labels, strict=True):
-            writer.write({"__key__": f"{job.split}-{number:09d}", "png": image, "cls": str(label).encode()})
-    data = tar.getvalue()
-    stem = f"{job.split}-{job.number:05d}"
-    (job.root / f"{stem}.tar").write_bytes(data)
-    np.save(job.root / f"{stem}.npy", np.fromiter(members_of(data), dtype=MEMBER))
-    return Shard(
-        name=f"{stem}.tar",
-        members=f"{stem}.npy",
-        samples=len(job.samples),
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
+def histogram(labels: Ints, classes: int) -> tuple[int, ...]:
+    """Images of each class; -1 is none."""
+    return tuple(np.bincount(labels[labels >= 0], minlength=classes).tolist())
 
 
-def members_of(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(image offset, image bytes, label) of every sample in a tar, in its order."""
-    images: dict[str, tuple[int, int]] = {}
-    labels: dict[str, int] = {}
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            if extension == "cls":
-                labels[key] = int(data[member.offset_data : member.offset_data + member.size])
-            else:
-                images[key] = (member.offset_data, member.size)
-            if key in images and key in labels:
-                yield (*images.pop(key), labels.pop(key))
+def identity_of(splits: dict[str, Split]) -> str:
+    """Identity of a dataset by its bytes: the shards' checksums in their order."""
+    text = json.dumps({split: [shard.sha256 for shard in part.shards] for split, part in sorted(splits.items())})
+    return "shards-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def verify(root: Path) -> list[str]:
-    """What is wrong with a dataset's files: every changed byte, missing shard, wrong count. Empty when whole."""
-    problems = []
-    for split, part in load_index(root).splits.items():
-        for shard in part.shards:
-            data = (root / shard.name).read_bytes()
-            if hashlib.sha256(data).hexdigest() != shard.sha256:
-                problems.append(f"{shard.name}: checksum differs")
-                continue
-            members = np.fromiter(members_of(data), dtype=MEMBER)
-            if len(members) != shard.samples or not np.array_equal(members, np.load(root / shard.members)):
-                problems.append(f"{shard.name}: member list of split {split} differs")
-    return problems
+def _note_bad(config: PackConfig | GeneratedConfig, written: list[WrittenShard], partial: Path) -> None:
+    """The unreadable images, in a file of their own. Raises UserError for more than are allowed."""
+    bad = [entry for one in written for entry in one.bad]
+    total = sum(one.samples for one in written) + len(bad)
+    allowed = config.skip_bad if isinstance(config, PackConfig) else 0.0
+    if len(bad) > allowed * total:
+        raise UserError(f"{len(bad)} of {total} images are unreadable, the first: {bad[0]}", allowed=f"{allowed:.2%}")
+    if bad:
+        write_whole(partial / BAD_FILE, "".join(_json_line(entry) for entry in bad).encode())
+
+
+def _json_line(entry: str) -> str:
+    return json.dumps({"image": entry}) + "\n"
+
+
+def describe_splits(index: DatasetIndex) -> str:
+    """`train 60,000, test 10,000`."""
+    return ", ".join(f"{split} {part.samples:,}" for split, part in index.splits.items())

@@ -1,166 +1,96 @@
-"""What can be packed: a source knows its labels at once and encodes any of its images on demand.
+"""What can be packed: a source lists its samples and their labels at once, and reads any of them on demand.
 
-An image depends only on the source's configuration and its own number, so packing may run in any number of
-processes and a dataset of the same configuration is the same, byte for byte.
+`items` say where images lie and travel to other processes and machines; `read` is a function that can be pickled and
+turns items into encoded images. So no worker lists a source again, whatever its size.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from vitmodel.data.generated import DigitsConfig, FractalConfig
-from vitmodel.data.order import hash_uint64, permutation
+from vitmodel.config import UserError
+from vitmodel.data.order import Ints, interleaved
 
-Array = NDArray[np.float64]
+SPLITS = ("train", "val", "test")
 
 
-class Source(NamedTuple):
-    """Labels of every split, and a function from (split, sample numbers) to encoded PNG files."""
+class Encoded(NamedTuple):
+    """One encoded image, and where it came from, for messages; empty for what was made here."""
 
+    data: bytes
+    where: str
+
+
+Read = Callable[[Sequence[Any]], Iterator[Encoded]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One split: labels, items, and a name of each sample that does not change when others are added (default: its number).
+    `label_sets`: all right answers of each sample, where there are several."""
+
+    labels: Ints
+    items: Sequence[Any]
+    keys: Sequence[str] | None = None
+    label_sets: Sequence[tuple[int, ...]] | None = None
+
+    def key(self, number: int) -> str:
+        return self.keys[number] if self.keys is not None else str(number)
+
+    def take(self, numbers: Ints) -> Part:
+        """The samples with these numbers."""
+        chosen = numbers.tolist()
+        return Part(
+            labels=self.labels[numbers],
+            items=[self.items[i] for i in chosen],
+            keys=[self.key(i) for i in chosen],
+            label_sets=None if self.label_sets is None else [self.label_sets[i] for i in chosen],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """All splits, and the function that reads their images."""
+
+    parts: dict[str, Part]
+    read: Read
     classes: int
-    image_size: int
-    labels: dict[str, NDArray[np.int64]]
-    encode: Callable[[str, NDArray[np.int64]], list[bytes]]
-    source: str
-    licence: str
+    class_names: tuple[str, ...] = ()
+    image_size: int | None = None  # known for what was made here, whose images need no check
+    source: str = ""
+    licence: str = ""
 
 
-def open_source(config: FractalConfig | DigitsConfig) -> Source:
-    """The source behind a configuration."""
-    return _fractals(config) if isinstance(config, FractalConfig) else _digits(config)
+def hold_out(source: Source, fractions: dict[str, float]) -> Source:
+    """Cut val and test out of a source of a single split by a hash of each sample's key: a sample keeps its split when
+    others are added. Counts are therefore near the fractions, not equal to them."""
+    if list(source.parts) != ["train"] or not fractions:
+        return source
+    part = source.parts["train"]
+    place = np.array([_uniform(part.key(number)) for number in range(len(part.labels))])
+    parts, low = {}, 0.0
+    for split, fraction in fractions.items():
+        parts[split] = np.flatnonzero((place >= low) & (place < low + fraction))
+        low += fraction
+    parts["train"] = np.flatnonzero(place >= low)
+    for split, numbers in parts.items():
+        if not len(numbers):
+            raise UserError(f"the source has too few samples to give any to {split}", field="split")
+    return replace(source, parts={split: part.take(parts[split]) for split in SPLITS if split in parts})
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A grey or RGB image as PNG, lightly compressed (decoding speed matters more than size)."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+def cut_dev(source: Source, fraction: float, seed: int) -> Source:
+    """The train split alone, cut for tuning: its seeded, class-interleaved last part becomes val, the rest train."""
+    part = source.parts["train"]
+    order = interleaved(part.labels, seed)
+    kept = len(order) - max(1, round(fraction * len(order)))
+    return replace(source, parts={"train": part.take(np.sort(order[:kept])), "val": part.take(np.sort(order[kept:]))})
 
 
-# --- fractals -------------------------------------------------------------------------------------------------
-
-_WALKERS = 64  # points that play the chaos game side by side
-_BURN_IN = 12
-_MAX_MAPS = 6
-
-
-class Systems(NamedTuple):
-    """K iterated function systems: maps x -> Ax + b, unused ones at probability 0."""
-
-    matrices: Array  # K, maps, 2, 2
-    offsets: Array  # K, maps, 2
-    probabilities: Array  # K, maps
-
-
-def _fractals(config: FractalConfig) -> Source:
-    systems = _draw_systems(config)
-    labels = {split: np.arange(count) % config.classes for split, count in (("train", config.train), ("val", config.val))}
-
-    def encode(split: str, numbers: NDArray[np.int64]) -> list[bytes]:
-        images = _render(config, systems, labels[split][numbers], split, numbers)
-        return [encode_png(image) for image in images]
-
-    text = f"iterated function systems, {config.classes} classes (method: FractalDB, Kataoka et al. 2020)"
-    return Source(config.classes, config.image_size, labels, encode, text, "generated; free of rights")
-
-
-def _uniform(shape: tuple[int, ...], *key: int | NDArray[np.int64]) -> Array:
-    """Uniform numbers in [0, 1) as a function of the key (arrays in the key lead the shape)."""
-    cells = np.arange(int(np.prod(shape))).reshape(shape)
-    lead = [np.reshape(part, np.shape(part) + (1,) * len(shape)) for part in key]
-    return hash_uint64(*lead, cells).astype(np.float64) / 2.0**64
-
-
-def _rotation(angles: Array) -> Array:
-    cos, sin = np.cos(angles), np.sin(angles)
-    return np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
-
-
-def _draw_systems(config: FractalConfig) -> Systems:
-    """Contracting systems, drawn through their singular values so that none diverges (Anderson and Farrell 2022)."""
-    classes, seed = np.arange(config.classes), config.seed
-    count = 2 + (_uniform((1,), seed, 1, classes) * (_MAX_MAPS - 1)).astype(int)  # 2 to 6 maps
-    used = np.arange(_MAX_MAPS) < count
-    angles = _uniform((_MAX_MAPS, 2), seed, 2, classes) * 2 * np.pi
-    scales = 0.25 + 0.55 * _uniform((_MAX_MAPS, 2), seed, 3, classes)
-    signs = np.where(_uniform((_MAX_MAPS, 2), seed, 4, classes) < 0.5, -1.0, 1.0)
-    matrices = _rotation(angles[..., 0]) * (scales * signs)[..., None, :] @ _rotation(angles[..., 1])
-    offsets = 2 * _uniform((_MAX_MAPS, 2), seed, 5, classes) - 1
-    weights = np.where(used, np.abs(np.linalg.det(matrices)) + 0.02, 0.0)
-    return Systems(matrices, offsets, weights / weights.sum(-1, keepdims=True))
-
-
-def _render(
-    config: FractalConfig, systems: Systems, labels: NDArray[np.int64], split: str, numbers: NDArray[np.int64]
-) -> NDArray[np.uint8]:
-    """Draw one perturbed instance for each label: uint8 images (n, S, S)."""
-    key = (config.seed, 10 + (split == "val"), numbers)
-    size = config.image_size
-    scale = 1 + config.variation * (2 * _uniform((_MAX_MAPS, 6), *key) - 1)
-    matrices = systems.matrices[labels] * scale[..., :4].reshape(-1, _MAX_MAPS, 2, 2)
-    offsets = systems.offsets[labels] * scale[..., 4:]
-    maps = np.concatenate([matrices.reshape(-1, _MAX_MAPS, 4), offsets], axis=-1).astype(np.float32)
-    x, y = _play(config, maps, systems.probabilities[labels], key)
-    pixels = _cells(x, size) * size + _cells(y, size) + np.arange(len(labels))[:, None] * size**2
-    density = np.bincount(pixels.ravel(), minlength=len(labels) * size**2).reshape(-1, size, size)
-    light = np.log1p(density) / np.log1p(density.max(axis=(1, 2), keepdims=True))
-    return (255 * light).astype(np.uint8)
-
-
-def _cells(coordinates: NDArray[np.float32], size: int) -> NDArray[np.int64]:
-    """Coordinates (n, points) as pixel rows or columns of an image that they fill, all but a border of one pixel."""
-    low, high = coordinates.min(axis=1, keepdims=True), coordinates.max(axis=1, keepdims=True)
-    return ((coordinates - low) * ((size - 2) / (high - low + 1e-9)) + 1).clip(0, size - 1).astype(np.int64)
-
-
-def _play(
-    config: FractalConfig, maps: NDArray[np.float32], probabilities: Array, key: tuple[int, int, NDArray[np.int64]]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The chaos game: x and y (n, points) on the attractor of each of n systems of maps (a, b, c, d, e, f)."""
-    n = len(maps)
-    cumulative, rows = probabilities.cumsum(-1), np.arange(n)[:, None] * _MAX_MAPS
-    flat = maps.reshape(-1, 6)
-    x = y = np.zeros((n, _WALKERS), dtype=np.float32)
-    visited_x, visited_y = [], []
-    for step in range(config.points // _WALKERS + _BURN_IN):
-        draw = _uniform((_WALKERS,), *key, 7, step)
-        chosen = sum((draw > cumulative[:, k, None]).astype(np.int64) for k in range(_MAX_MAPS - 1))
-        a, b, c, d, e, f = np.moveaxis(flat[rows + chosen], -1, 0)
-        x, y = (a * x + b * y + e).clip(-1e6, 1e6), (c * x + d * y + f).clip(-1e6, 1e6)
-        if step >= _BURN_IN:
-            visited_x.append(x)
-            visited_y.append(y)
-    return np.concatenate(visited_x, axis=1), np.concatenate(visited_y, axis=1)
-
-
-# --- digits ---------------------------------------------------------------------------------------------------
-
-
-def _digits(config: DigitsConfig) -> Source:
-    from sklearn.datasets import load_digits
-
-    images, targets = load_digits(return_X_y=True)
-    pixels = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    shuffled = permutation(len(targets), config.seed)
-    rank = np.empty(len(targets), dtype=np.int64)  # place of each image within its class, in shuffled order
-    for digit in range(10):
-        members = shuffled[targets[shuffled] == digit]
-        rank[members] = np.arange(len(members))
-    per_class = np.bincount(targets)
-    in_train = rank < np.floor(config.train_fraction * per_class)[targets]
-    members = {"train": np.flatnonzero(in_train), "test": np.flatnonzero(~in_train)}
-
-    def encode(split: str, numbers: NDArray[np.int64]) -> list[bytes]:
-        size = (config.image_size, config.image_size)
-        enlarged = (Image.fromarray(pixels[i]).resize(size, Image.Resampling.BICUBIC) for i in members[split][numbers])
-        return [encode_png(np.asarray(image)) for image in enlarged]
-
-    labels = {split: targets[rows].astype(np.int64) for split, rows in members.items()}
-    text = "scikit-learn's handwritten digits (UCI ML repository, Alpaydin and Kaynak 1998)"
-    return Source(10, config.image_size, labels, encode, text, "CC BY 4.0")
+def _uniform(key: str) -> float:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2.0**64

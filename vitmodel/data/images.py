@@ -1,0 +1,78 @@
+"""What an encoded image must be before it is packed: of an allowed format, within limits, decodable to its last byte.
+
+Nothing here can run code that lies in a file: Pillow is told which three formats it may try.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow's name of an allowed format, and ours in a shard
+MAX_PIXELS = 2**26
+MAX_BYTES = 2**28
+JPEG_QUALITY = 95  # of images that are made smaller; all others keep their bytes
+
+
+class Checked(NamedTuple):
+    """An image that was decoded once, strictly: its bytes, and what they are."""
+
+    data: bytes
+    extension: str
+    width: int
+    height: int
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A grey or RGB image as PNG, lightly compressed (decoding speed matters more than size)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def check_image(data: bytes, resize: int | None = None) -> Checked:
+    """Decode an image to its end; with `resize`, make its shorter side that many pixels where it is longer.
+
+    The bytes stay as they are unless it is made smaller. Raises ValueError saying what is wrong.
+    """
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{len(data)} bytes, more than {MAX_BYTES}")
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS)) as image:
+            kind, (width, height) = str(image.format), image.size
+            if width * height > MAX_PIXELS:  # from the header: nothing is decoded
+                raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
+            if kind == "JPEG":
+                _decode_jpeg(data)
+            if resize is not None and min(width, height) > resize:
+                data, width, height = _shrink(image, kind, resize)
+            elif kind != "JPEG":
+                image.load()
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from None
+    except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG chunk
+        raise ValueError(f"no readable image: {error}") from None
+    return Checked(data, EXTENSIONS[kind], width, height)
+
+
+def _decode_jpeg(data: bytes) -> None:
+    """Pillow takes grey mud for the rest of a damaged scan; this decoder, when strict, does not."""
+    *_, colours, _ = simplejpeg.decode_jpeg_header(data)
+    target = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY" if colours in ("Gray", "GRAY") else "RGB"
+    simplejpeg.decode_jpeg(data, colorspace=target, strict=True)
+
+
+def _shrink(image: Image.Image, kind: str, side: int) -> tuple[bytes, int, int]:
+    scale = side / min(image.size)
+    size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
+    small = image.convert("L" if image.mode == "L" else "RGB").resize(size, Image.Resampling.BICUBIC)
+    if kind == "PNG":
+        return encode_png(np.asarray(small)), *size
+    buffer = io.BytesIO()
+    small.save(buffer, format=kind, quality=JPEG_QUALITY)
+    return buffer.getvalue(), *size
