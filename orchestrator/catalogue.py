@@ -29,7 +29,7 @@ def look_up_datasets(file: StudyFile, storage: Path) -> dict[str, DataFacts]:
     found = {}
     for name, spec in file.study.datasets.items():
         if isinstance(spec, ExternalData):
-            found[name] = _external(file, name, spec)
+            found[name] = _external(file, name, spec, storage)
             continue
         identity = generated.identity(spec)
         found[name] = DataFacts(
@@ -43,9 +43,13 @@ def look_up_datasets(file: StudyFile, storage: Path) -> dict[str, DataFacts]:
     return found
 
 
-def _external(file: StudyFile, name: str, spec: ExternalData) -> DataFacts:
+def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path) -> DataFacts:
+    if not spec.url and not spec.source:
+        raise file.tree.error("neither url nor source", ("datasets", name), "url: a packed folder; source: its downloads")
+    if spec.source and spec.description is None:
+        raise file.tree.error("a source needs a description", ("datasets", name, "source"), "describe beside it")
     try:
-        root = Path(expand_environment(spec.url))
+        root = Path(expand_environment(spec.url)) if spec.url else storage / "data" / f"{name}{'-dev' if spec.dev else ''}"
     except UserError:  # not set on the machine that plans
         root = Path(spec.url)
     index = _index(file, name, spec, root) if (root / INDEX_FILE).is_file() else None

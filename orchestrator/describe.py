@@ -50,6 +50,39 @@ def known_names() -> list[str]:
     return sorted(path.relative_to(HOME).with_suffix("").as_posix() for path in HOME.rglob("*.yaml"))
 
 
+def expand_datasets(tree: YamlTree, data: dict[str, Any]) -> dict[str, Any]:
+    """A study's data, every dataset's `describe` (a path beside the study, or a known name) replaced by what stands there."""
+    datasets = data.get("datasets")
+    if not isinstance(datasets, dict):
+        return data
+    expanded = {
+        name: _expanded(tree, name, keys) if "describe" in keys else keys
+        for name, keys in datasets.items()
+        if isinstance(keys, dict)
+    }
+    return {**data, "datasets": {**datasets, **expanded}}
+
+
+def _expanded(tree: YamlTree, name: str, keys: dict[str, Any]) -> dict[str, Any]:
+    beside = Path(tree.file).parent / str(keys["describe"])
+    path = beside if beside.is_file() else find_description(str(keys["describe"]))
+    if path is None or not path.is_file():
+        raise tree.error(f"no description {keys['describe']!r}", ("datasets", name, "describe"), ", ".join(known_names()))
+    own = {key: value for key, value in keys.items() if key != "describe"}
+    description, dev = read_description(path), keys.get("dev") is True
+    if dev and description.dev is None:
+        raise tree.error(f"{description.name} has no development split", ("datasets", name, "dev"), "false")
+    if not description.splits["train"] and "train" not in own:
+        raise tree.error("the description leaves the number of training images open: give train", ("datasets", name))
+    facts = {
+        "train": train_images(description, dev),
+        "classes": description.classes,
+        "eval_split": "val" if dev else description.eval_split,
+        "licence": description.licence,
+    }
+    return {**facts, **own, "description": description}
+
+
 def train_images(description: Description, dev: bool) -> int:
     """Images in the train split after packing; 0 where only packing can tell."""
     images = description.splits["train"]
@@ -63,8 +96,11 @@ def dev_images(description: Description) -> int:
     return max(1, round(description.dev * description.splits["train"]))
 
 
-def pack_config(description: Description, folder: Path, *, dev: bool = False, command: str = "") -> PackConfig:
-    """How a folder of a known dataset's downloads is packed. Raises UserError where the folder is missing."""
+def pack_config(description: Description, folder: Path, *, dev: bool = False, **own: Any) -> PackConfig:
+    """How a folder of a known dataset's downloads is packed; `own` are fields of PackConfig that a description leaves open.
+
+    Raises UserError where the folder is missing, or there is no development split to cut.
+    """
     if not folder.exists():
         steps = "; ".join(f"{file.url} {f'({file.then})' if file.then else ''}".strip() for file in description.downloads)
         raise UserError(f"no such folder: {description.title} is to be fetched first", file=str(folder), allowed=steps)
@@ -79,7 +115,7 @@ def pack_config(description: Description, folder: Path, *, dev: bool = False, co
         class_names=description.class_names,
         source=f"{description.title}, {description.homepage}",
         licence=description.licence,
-        command=command,
+        **own,
     )
 
 

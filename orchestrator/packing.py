@@ -37,9 +37,11 @@ def pack_visibly(
         return pack(config, root, processes=workers, run_jobs=ray_tasks if on_ray else None, report=report)
 
 
-def pack_described(description: Description, folder: Path, root: Path, *, dev: bool, command: str, **how: Any) -> DatasetIndex:
-    """Pack the downloads of a known dataset, and check that it is all there."""
-    index = pack_visibly(pack_config(description, folder, dev=dev, command=command), root, **how)
+def pack_described(
+    description: Description, folder: Path, root: Path, *, dev: bool = False, own: dict[str, Any], **how: Any
+) -> DatasetIndex:
+    """Pack the downloads of a known dataset, and check that it is all there. `own`: fields of PackConfig."""
+    index = pack_visibly(pack_config(description, folder, dev=dev, **own), root, **how)
     found = {split: part.samples for split, part in index.splits.items()}
     check_counts(description, found, index.classes, dev)
     return index
@@ -52,8 +54,10 @@ def pack_missing(file: StudyFile, datasets: dict[str, str], missing: tuple[str, 
         assert spec.description is not None  # source is allowed beside describe alone
         try:
             folder = Path(expand_environment(spec.source)).expanduser()
-            command = f"study {file.study.name}"
-            pack_described(spec.description, folder, Path(datasets[name]), dev=spec.dev, command=command, **how)
+            own = {"command": f"study {file.study.name}"}
+            index = pack_described(spec.description, folder, Path(datasets[name]), dev=spec.dev, own=own, **how)
+            counts = ", ".join(f"{split} {part.samples:,}" for split, part in index.splits.items())
+            print(f"packed {name}: {counts} images of {index.classes} classes")
         except UserError as error:
             where = f"{error.file}: " if error.file else ""
             raise file.tree.error(where + error.message, ("datasets", name, "source"), error.allowed) from None
@@ -76,5 +80,3 @@ def ray_tasks(jobs: list[ShardJob]) -> Iterator[WrittenShard]:
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             waiting += [task.remote(job) for job, _ in zip(todo, range(1), strict=False)]
-
-

@@ -6,6 +6,7 @@ Sections of the study file's shape (schema.py puts them in their place); frozen 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -20,7 +21,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 def as_count(value: Any) -> Any:
     """Counts may be written 16k, 30M or 1e6."""
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMB]?)", value)):
-        value = float(match[1]) * MULTIPLES[match[2]]
+        value = float(Fraction(match[1]) * MULTIPLES[match[2]])  # 2.3M in floats is not whole
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

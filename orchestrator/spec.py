@@ -9,11 +9,13 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.describe import as_tuples, expand_datasets
 from orchestrator.questions import as_count
 from orchestrator.schema import Length, Size, Study
 from orchestrator.yamltree import Place, YamlTree
@@ -32,9 +34,9 @@ class StudyFile:
 def read_study(path: Path) -> StudyFile:
     """Read and check a study file by itself. Raises UserError."""
     tree = YamlTree(path)
-    data = _expand_models(tree)
+    data = expand_datasets(tree, _expand_models(tree))
     try:
-        study = Study.model_validate(_tuples(data))
+        study = Study.model_validate(as_tuples(data))
     except ValidationError as error:
         raise _user_error(tree, error) from None
     file = StudyFile(study, tree)
@@ -58,7 +60,7 @@ def resolve_size(size: Size, available: int) -> int:
     if size == "all":
         return available
     percent = isinstance(size, str) and size.endswith("%")
-    images = round(float(str(size)[:-1]) / 100 * available) if percent else as_count(size)
+    images = round(Fraction(str(size)[:-1]) / 100 * available) if percent else as_count(size)
     if not isinstance(images, int) or not 0 < images <= available:
         raise UserError(
             f"size {size} is not within the dataset", field="sizes", allowed=f"1 to {available}, a percentage, or all"
@@ -93,7 +95,7 @@ def _one_model(tree: YamlTree, place: Place, keys: dict[str, Any]) -> ModelConfi
         kind = FAMILIES.get(str(keys.get("family")))
         if kind is None:
             raise UserError("a model of free size needs its family", field="family", allowed=", ".join(FAMILIES))
-        return kind.model_validate(_tuples(keys))
+        return kind.model_validate(as_tuples(keys))
     except ValidationError as error:
         raise _user_error(tree, error, place) from None
     except UserError as error:
@@ -105,14 +107,7 @@ def _variant_of(model: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
     if not changes:
         return model
     variant = " ".join([model.variant, *(f"{key}={value}" for key, value in changes.items())])
-    return type(model).model_validate({**model.model_dump(), "variant": variant, **_tuples(changes)})
-
-
-def _tuples(node: Any) -> Any:
-    """Lists as tuples: what strict validation wants for frozen sequences."""
-    if isinstance(node, dict):
-        return {key: _tuples(value) for key, value in node.items()}
-    return tuple(map(_tuples, node)) if isinstance(node, list) else node
+    return type(model).model_validate({**model.model_dump(), "variant": variant, **as_tuples(changes)})
 
 
 # --- errors ---------------------------------------------------------------------------------------------------

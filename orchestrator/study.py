@@ -72,6 +72,8 @@ def run(path: Path, *, storage: str | None = None, plan_only: bool = False, as_j
         if plan_only:
             print(_plan_text(prepared, as_json))
             return DONE
+        if prepared.plan.missing_indexes:
+            prepared = _pack_missing(prepared, storage)
         return _run(prepared)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -79,6 +81,14 @@ def run(path: Path, *, storage: str | None = None, plan_only: bool = False, as_j
     except LeaseHeldError as error:
         print(f"error: {error}", file=sys.stderr)
         return HELD
+
+
+def _pack_missing(prepared: Prepared, storage: str | None) -> Prepared:
+    """Pack what the study describes and has the downloads of, then plan again: a packed dataset's identity is in its index."""
+    from orchestrator.packing import pack_missing
+
+    packed = pack_missing(prepared.file, prepared.plan.datasets, prepared.plan.missing_indexes)
+    return prepare(Path(prepared.file.tree.file), storage) if packed else prepared
 
 
 def bring_in_tables(prepared: Prepared) -> None:

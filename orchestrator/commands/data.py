@@ -20,7 +20,7 @@ from vitmodel.data.index import DatasetIndex
 
 app = typer.Typer(no_args_is_help=True, help="Pack, index and verify datasets of WebDataset shards.")
 
-FORMATS = ("folder", "idx", "cifar", "parquet", "tars", "lists", "flowers")
+FORMATS = ("folder", "idx", "cifar", "parquet", "tars", "flowers")  # lists need a description
 SHARES = "val=10%", "test=10%"  # of a source that has no splits of its own
 
 Workers = Annotated[int | None, typer.Option(min=1, help="processes; default: one a core")]
@@ -31,6 +31,7 @@ Ignore = Annotated[list[str] | None, typer.Option(help="extension of tar members
 def pack(
     source: Annotated[str, typer.Argument(help="a folder or file; or the name of a known dataset, with --from")],
     dest: Annotated[Path | None, typer.Argument(help="folder of the packed dataset")] = None,
+    *,
     study: Annotated[Path | None, typer.Option(help="pack SOURCE, a dataset of this study, into its storage")] = None,
     downloads: Annotated[Path | None, typer.Option("--from", help="folder of a known dataset's downloads")] = None,
     kind: Annotated[str | None, typer.Option("--format", help=f"{', '.join(FORMATS)}; default: told by the files")] = None,
@@ -38,7 +39,9 @@ def pack(
     ray: Annotated[bool, typer.Option("--ray", help="one Ray task a shard, in place of processes")] = False,
     resize: Annotated[int | None, typer.Option(help="shorter side in pixels of images that are larger")] = None,
     split: Annotated[list[str] | None, typer.Option(help=f"share cut off by key hash; default: {' '.join(SHARES)}")] = None,
-    dev: Annotated[bool, typer.Option("--dev", help="a known dataset's development split: train without it, and it as val")] = False,
+    dev: Annotated[
+        bool, typer.Option("--dev", help="a known dataset's development split: train without it, and it as val")
+    ] = False,
     coarse: Annotated[bool, typer.Option("--coarse", help="CIFAR-100's 20 superclasses")] = False,
     image_column: Annotated[str | None, typer.Option(help="of parquet files")] = None,
     label_column: Annotated[str | None, typer.Option(help="of parquet files")] = None,
@@ -52,36 +55,45 @@ def pack(
     from orchestrator.packing import pack_described, pack_visibly
 
     how: dict[str, Any] = {"workers": workers, "on_ray": ray}
+    own: dict[str, Any] = {"seed": seed, "resize": resize, "skip_bad": _percent(skip_bad, "--skip-bad")}
+    own["command"] = "vitscale " + shlex.join(sys.argv[1:])
+    files = {
+        "image": image_column,
+        "label": label_column,
+        "labels": "coarse" if coarse else None,
+        "ignore": tuple(ignore or ()),
+    }
+    free = {"--format": kind, "--split": split, "--licence": licence, "--coarse": coarse, "--ignore": ignore}
+    free |= {"--image-column": image_column, "--label-column": label_column}
     if study is not None:
+        _refuse({**free, "--from": downloads, "--dev": dev, "--resize": resize, "DEST": dest, "--seed": seed}, "--study")
         _pack_of_study(study, source, storage, how)
-        return
-    if dest is None:
+    elif dest is None:
         raise UserError("no folder to pack into", field="DEST")
-    command = "vitscale " + shlex.join(sys.argv[1:])
-    if downloads is not None or (not Path(source).exists() and find_description(source)):
+    elif downloads is not None or (not Path(source).exists() and find_description(source)):
+        _refuse(free, "a known dataset")
         if downloads is None:
             raise UserError(f"where the files of {source} lie is not given", field="--from", allowed="a folder")
-        known = _known(source)
-        _say(pack_described(known, downloads, dest, dev=dev, command=command, **how), dest)
-        return
-    columns = {"image": image_column, "label": label_column, "labels": "coarse" if coarse else None, "ignore": tuple(ignore or ())}
-    config = PackConfig(
-        path=str(Path(source).absolute()),
-        files=_format(Path(source), kind, {key: value for key, value in columns.items() if value}),
-        seed=seed,
-        resize=resize,
-        hold_out=_shares(split or list(SHARES)),
-        skip_bad=_percent(skip_bad, "--skip-bad"),
-        source=source,
-        licence=licence,
-        command=command,
-    )
-    _say(pack_visibly(config, dest, **how), dest)
+        _say(pack_described(_known(source), downloads, dest, dev=dev, own=own, **how), dest)
+    else:
+        _refuse({"--dev": dev, "--storage": storage}, "a dataset that is not described")
+        format_ = _format(Path(source), kind, {key: value for key, value in files.items() if value})
+        own |= {"path": str(Path(source).absolute()), "source": source, "licence": licence}
+        config = PackConfig(files=format_, hold_out=_shares(split or list(SHARES)), **own)
+        _say(pack_visibly(config, dest, **how), dest)
+
+
+def _refuse(options: dict[str, Any], beside: str) -> None:
+    """No option is ignored in silence."""
+    for name, value in options.items():
+        if value:
+            raise UserError(f"has no meaning beside {beside}, which says it itself", field=name)
 
 
 @app.command("index")
 def index(
     folder: Path,
+    *,
     workers: Workers = None,
     ignore: Ignore = None,
     seed: Annotated[int, typer.Option(help="of the shards' order")] = 0,
@@ -93,9 +105,7 @@ def index(
 
     command = "vitscale " + shlex.join(sys.argv[1:])
     left_out = tuple(extension.lstrip(".").lower() for extension in ignore or ())
-    made = index_tars(
-        folder, seed=seed, source=source, licence=licence, command=command, ignore=left_out, processes=workers
-    )
+    made = index_tars(folder, seed=seed, source=source, licence=licence, command=command, ignore=left_out, processes=workers)
     _say(made, folder)
 
 

@@ -1,6 +1,8 @@
 """What an encoded image must be before it is packed: of an allowed format, within limits, decodable to its last byte.
 
-Nothing here can run code that lies in a file: Pillow is told which three formats it may try.
+Damage that leaves a valid code stream (JPEG and lossy WebP have no checksums) cannot be seen by anyone; the shards'
+checksums guard against it from here on. Nothing here can run code that lies in a file: Pillow is told which three formats
+it may try.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from PIL import Image
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow's name of an allowed format, and ours in a shard
 MAX_PIXELS = 2**26
 MAX_BYTES = 2**28
+PNG_END = b"IEND\xaeB`\x82"
 JPEG_QUALITY = 95  # of images that are made smaller; all others keep their bytes
 
 
@@ -49,6 +52,8 @@ def check_image(data: bytes, resize: int | None = None) -> Checked:
                 raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
             if kind == "JPEG":
                 _decode_jpeg(data)
+            if kind == "PNG":
+                _check_chunks(data)
             if resize is not None and min(width, height) > resize:
                 data, width, height = _shrink(image, kind, resize)
             elif kind != "JPEG":
@@ -58,6 +63,14 @@ def check_image(data: bytes, resize: int | None = None) -> Checked:
     except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG chunk
         raise ValueError(f"no readable image: {error}") from None
     return Checked(data, EXTENSIONS[kind], width, height)
+
+
+def _check_chunks(data: bytes) -> None:
+    """Checksums of all chunks, and the end mark: loading the pixels stops earlier."""
+    if PNG_END not in data:
+        raise ValueError("truncated: no end mark")
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        image.verify()
 
 
 def _decode_jpeg(data: bytes) -> None:

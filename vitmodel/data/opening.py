@@ -25,7 +25,7 @@ from vitmodel.data.formats.lists import open_flowers, open_lists
 from vitmodel.data.formats.parquet import open_parquet
 from vitmodel.data.formats.tars import open_tars
 from vitmodel.data.generated import DigitsConfig, FractalConfig, GeneratedConfig
-from vitmodel.data.sources import Part, Source, cut_dev, hold_out
+from vitmodel.data.sources import SPLITS, Part, Source, cut_dev, hold_out
 from vitmodel.data.synthesis import digits, fractals
 
 
@@ -45,6 +45,7 @@ def open_source(config: PackConfig | GeneratedConfig, staging: Path) -> Source:
         raise UserError(f"{source.classes} classes, but {len(config.class_names)} names for them", file=config.path)
     return replace(
         source,
+        parts={split: source.parts[split] for split in SPLITS if split in source.parts},
         classes=len(names) or source.classes,
         class_names=names,
         source=config.source or config.path,

@@ -132,7 +132,9 @@ def _run(jobs: list[ShardJob], run_jobs: RunJobs, report: Report | None) -> list
     return [found[job.stem] for job in jobs]
 
 
-def _index(config: PackConfig | GeneratedConfig, source: Source, recipe: str, root: Path, done: list[WrittenShard]) -> DatasetIndex:
+def _index(
+    config: PackConfig | GeneratedConfig, source: Source, recipe: str, root: Path, done: list[WrittenShard]
+) -> DatasetIndex:
     splits = {}
     for split in source.parts:
         shards = tuple(one.shard for one in done if one.stem.rpartition("-")[0] == split and one.shard is not None)

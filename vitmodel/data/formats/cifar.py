@@ -5,6 +5,7 @@ The archive is never unpacked and the Python version, which is pickled, never to
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ MAX_FILE_BYTES = 2**28
 
 def open_cifar(root: Path, config: CifarFormat) -> Source:
     """The archive itself, or a folder that holds it or its files."""
+    _contents.cache_clear()  # the files may be others than at the last call
     path = _place(root)
     files = _contents(path)
     batches = [name for name in FILES if name in files]
@@ -77,14 +79,24 @@ def _contents(path: Path) -> dict[str, bytes]:
     wanted = {*FILES, *NAMES}
     if path.is_dir():
         return {file.name: file.read_bytes() for file in path.iterdir() if file.name in wanted}
+    found = {}
     try:
-        with tarfile.open(path, "r:gz") as tar:
-            found = (
-                (PurePosixPath(member.name).name, member) for member in tar if member.isreg() and member.size <= MAX_FILE_BYTES
-            )
-            return {name: file.read() for name, member in found if name in wanted and (file := tar.extractfile(member))}
+        with gzip.open(path) as stream:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    name = PurePosixPath(member.name).name
+                    if (
+                        name in wanted
+                        and member.isreg()
+                        and member.size <= MAX_FILE_BYTES
+                        and (file := tar.extractfile(member))
+                    ):
+                        found[name] = file.read()
+            while stream.read(2**20):
+                pass  # to the end, where the checksum of the whole stands
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"no readable archive: {error}", file=str(path)) from None
+    return found
 
 
 def _records(path: Path, name: str) -> NDArray[np.uint8]:

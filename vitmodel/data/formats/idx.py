@@ -23,6 +23,7 @@ UNSIGNED_BYTES = 0x08  # the third byte of the magic number: type of the data; t
 def open_idx(root: Path) -> Source:
     """The image files of a folder with the label file beside each: train*, and t10k* or test*."""
     parts = {}
+    _kept.cache_clear()  # the files may be others than at the last call
     images = sorted([*root.glob("*images*idx3*"), *root.glob("*images*.idx")])
     if not images:
         raise UserError(
@@ -45,10 +46,14 @@ def open_idx(root: Path) -> Source:
 
 def _read(items: Sequence[tuple[str, int]]) -> Iterator[Encoded]:
     for path, number in items:
-        yield Encoded(encode_png(read_idx(Path(path), 3)[number]), f"{path}, image {number}")
+        yield Encoded(encode_png(_kept(path)[number]), f"{path}, image {number}")
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
+def _kept(path: str) -> NDArray[np.uint8]:
+    return read_idx(Path(path), 3)
+
+
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """An array of unsigned bytes. Raises UserError for another magic number, or another length than the header's."""
     try:
