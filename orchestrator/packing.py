@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,11 @@ def ray_tasks(jobs: list[ShardJob]) -> Iterator[WrittenShard]:
         task = ray.remote(num_cpus=1, max_retries=3)(finish_job)
         ahead = TASKS_PER_CPU * max(1, int(sum(node.get("CPU", 0) for node in nodes)))
         todo = iter(jobs)
-        waiting = [task.remote(job) for job, _ in zip(todo, range(ahead), strict=False)]
+        waiting = [task.remote(job) for job in islice(todo, ahead)]
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1)
             try:
                 yield ray.get(ready[0])
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
-            waiting += [task.remote(job) for job, _ in zip(todo, range(1), strict=False)]
+            waiting += [task.remote(job) for job in islice(todo, 1)]

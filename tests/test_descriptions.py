@@ -1,0 +1,169 @@
+"""Descriptions of known datasets: strict, consistent, and used by the command line and by studies as they stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datafiles
+import numpy as np
+import pytest
+from conftest import ROOT, WriteStudy
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.describe import HOME, find_description, known_names, pack_config, read_description
+from orchestrator.plan import make_plan
+from orchestrator.spec import read_study
+from vitmodel.config import UserError
+from vitmodel.data.index import load_index
+from vitmodel.data.verify import verify
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.parametrize("name", known_names())
+def test_every_description_is_sound(name: str, tmp_path: Path) -> None:
+    description = read_description(HOME / f"{name}.yaml")
+    assert description.name == name.replace("/", "-")
+    assert description.pack.startswith(f"vitscale data pack {name} DEST --from ")
+    assert (HOME / f"{name}.yaml").read_text().startswith("# ")
+    assert all(file.url.startswith("https://") or file.url.startswith("http://") for file in description.downloads)
+    with pytest.raises(UserError, match="is to be fetched first") as caught:
+        pack_config(description, tmp_path / "nothing")
+    assert description.downloads[0].url in caught.value.allowed
+
+
+def small(tmp_path: Path, **changes: Any) -> Path:
+    """Fashion-MNIST's description with the counts of a small set of the same format."""
+    text = (HOME / "fashion_mnist.yaml").read_text()
+    for before, after in {"train: 60000, test: 10000": "train: 80, test: 20", **changes}.items():
+        assert before in text
+        text = text.replace(before, after)
+    path = tmp_path / "small.yaml"
+    path.write_text(text)
+    return path
+
+
+def images(tmp_path: Path) -> Path:
+    source = datafiles.idx_folder(tmp_path / "downloads", train=80, test=20)
+    for prefix, count in (("train", 80), ("t10k", 20)):
+        datafiles.idx(source / f"{prefix}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
+    return source
+
+
+def test_pack_index_and_verify_from_the_command_line(tmp_path: Path) -> None:
+    def call(*words: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["data", *map(str, words)])
+        if isinstance(result.exception, UserError):
+            raise result.exception
+        return result.exit_code, result.stdout
+
+    source, out = images(tmp_path), tmp_path / "out"
+    assert call("pack", small(tmp_path), out, "--from", source, "--workers", 1) == (
+        0,
+        f"{out}: train 80, test 20 images of 10 classes\n",
+    )
+    index = load_index(out)
+    assert (index.class_names[9], index.licence) == ("Ankle boot", "MIT")
+    assert "data pack" in index.command or index.command.startswith("vitscale")
+    assert call("verify", out) == (0, "whole\n")
+    (out / "train-00000.tar").unlink()
+    assert call("verify", out) == (1, "train-00000.tar: missing\n")
+    assert call("pack", source, tmp_path / "plain", "--workers", 1)[1].endswith("train 80, test 20 images of 10 classes\n")
+    datafiles.tar(tmp_path / "tars/train-0.tar", [*datafiles.samples(4), ("./s0003.txt", b"x")])
+    assert call("index", tmp_path / "tars", "--ignore", "txt")[1] == f"{tmp_path / 'tars'}: train 4 images of 3 classes\n"
+    for words, message in {
+        ("cifar11", tmp_path / "no"): "no such file or folder",
+        ("fashion_mnist", tmp_path / "no"): "--from: where the files of fashion_mnist lie",
+        ("fashion_mnist", tmp_path / "no", "--from", source): "packed .* a file is missing, or another version",
+        ("fashion_mnist", tmp_path / "no2", "--from", source, "--split", "val=1%"): "--split: has no meaning beside a known",
+        ("fashion_mnist", tmp_path / "no2", "--from", source, "--dev"): "has no development split",
+        (source, tmp_path / "no2", "--dev"): "--dev: has no meaning",
+        (source, tmp_path / "no2", "--format", "idxx"): "unknown format 'idxx', did you mean idx?",
+        (source, tmp_path / "no2", "--split", "train=9%"): "no split 'train' to cut off",
+        (source, tmp_path / "no2", "--coarse"): "format idx: .*labels",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            call("pack", *words)
+    assert not (tmp_path / "no2").exists()
+
+
+def test_a_study_packs_what_it_describes(tmp_path: Path, write_study: WriteStudy) -> None:
+    from orchestrator.packing import pack_missing
+
+    small(tmp_path)
+    source = images(tmp_path)
+
+    def describe(content: dict[str, Any]) -> None:
+        content["datasets"]["fractals"] = {"describe": "small.yaml", "source": str(source)}
+        content["pretrain"]["sizes"] = ["10%", "64", "all"]
+        content["pretrain"]["recipe"]["vit"]["batch_size"] = content["pretrain"]["recipe"]["resnet"]["batch_size"] = 8
+
+    study = write_study(describe)
+    file, runs = read_study(study), tmp_path / "runs"
+    before = make_plan(file, runs)
+    assert before.missing_indexes == ("fractals",)
+    assert pack_missing(file, before.datasets, before.missing_indexes)
+    after = make_plan(file, runs)
+    assert after.missing_indexes == ()
+    assert {cell.pretrain.config.data.size for cell in after.cells} == {8, 64, 80}
+    index = load_index(Path(after.datasets["fractals"]))
+    assert {cell.pretrain.config.data.identity for cell in after.cells} == {index.identity}
+    (source / "train-images-idx3-ubyte").unlink()
+    assert verify(Path(after.datasets["fractals"])) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"describe": "data/none.yaml", "url": "x"}, "line 4: datasets.fractals.describe: no description 'data/none.yaml'"),
+        ({"describe": "fashion_mnist"}, "line 3: datasets.fractals: neither url nor source"),
+        ({"describe": "fashion_mnist", "url": "x", "dev": True}, "datasets.fractals.dev: fashion_mnist has no development"),
+        ({"describe": "fashion_mnist", "source": "x", "corase": True}, "datasets.fractals.corase: unknown key"),
+        ({"url": "x", "source": "y", "train": 5, "classes": 3}, "datasets.fractals.source: a source needs a description"),
+    ],
+)
+def test_mistakes_in_a_study(keys: dict[str, Any], message: str, tmp_path: Path, write_study: WriteStudy) -> None:
+    study = write_study(lambda content: content["datasets"].update(fractals=keys))
+    with pytest.raises(UserError) as caught:
+        make_plan(read_study(study), tmp_path / "runs")
+    assert message in str(caught.value)
+
+
+def test_missing_downloads_are_said_with_the_way_to_them(tmp_path: Path, write_study: WriteStudy) -> None:
+    from orchestrator.packing import pack_missing
+
+    keys = {"describe": "fashion_mnist", "source": str(tmp_path / "nothing")}
+    file = read_study(write_study(lambda content: content["datasets"].update(fractals=keys)))
+    plan = make_plan(file, tmp_path / "runs")
+    with pytest.raises(
+        UserError, match=r"line 5: datasets.fractals.source: .*is to be fetched first.*apt install dataset-fashion-mnist"
+    ):
+        pack_missing(file, plan.datasets, plan.missing_indexes)
+
+
+def test_a_wrong_key_has_its_line(tmp_path: Path) -> None:
+    path = small(tmp_path, **{"eval_split: test": "eval_splt: test"})
+    with pytest.raises(UserError, match=r"small.yaml, line \d+: eval_splt: unknown key, did you mean eval_split"):
+        read_description(path)
+
+
+def test_names_do_not_lead_out() -> None:
+    assert find_description("fashion_mnist") == HOME / "fashion_mnist.yaml"
+    assert find_description("../fashion") is None
+
+
+def test_the_fashion_study_plans_without_its_images(tmp_path: Path) -> None:
+    plan = make_plan(read_study(ROOT / "studies/fashion.yaml"), tmp_path)
+    assert sorted({run.config.data.size for run in plan.runs if run.config.phase == "pretrain"}) == [1000, 6000, 60_000]
+
+
+@pytest.mark.skipif(not FASHION.exists(), reason="needs Debian's dataset-fashion-mnist")
+def test_the_real_fashion_mnist_is_what_its_description_says() -> None:
+    from vitmodel.data.opening import open_source
+
+    description = read_description(HOME / "fashion_mnist.yaml")
+    source = open_source(pack_config(description, FASHION), Path("unused"))
+    assert {split: len(part.labels) for split, part in source.parts.items()} == description.splits
+    assert (source.classes, source.class_names[0]) == (10, "T-shirt/top")
