@@ -23,6 +23,7 @@ from orchestrator.plan import Bundle, Cell, Plan
 from orchestrator.planview import run_facts
 from orchestrator.schema import Study
 from orchestrator.store import State, Store, read_json, write_json
+from vitmodel import allocator
 from vitmodel.config import UserError
 
 # Read by Ray when it is imported; Tune and Train hand them on to trials, controllers and workers (docs/decisions.md).
@@ -176,6 +177,7 @@ def trial(config: dict[str, Any]) -> dict[str, Any]:
             storage_path=config["scratch"],
             failure_config=ray.train.FailureConfig(max_failures=payload["group_failures"]),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={} if uses_gpu else {"env_vars": allocator.ENVIRONMENT},
         ),
     ).fit()
     return {"executed": result.return_value}

@@ -12,6 +12,7 @@ from conftest import ROOT
 
 # Module (or package) and its layer. A module may import modules of its own layer and of those listed as below it.
 LAYERS: dict[str, str] = {
+    "vitmodel.allocator": "L0",
     "vitmodel.config": "L0",
     "vitmodel.variants": "L0",
     "vitmodel.grid": "L0",

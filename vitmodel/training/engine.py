@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from vitmodel.config import Recipe
 
+LARGEST_BUCKET = 500_000_000  # elements; DeepSpeed's own default
+
 
 def device() -> torch.device:
     """The accelerator of this process, or the CPU."""
@@ -79,14 +81,30 @@ def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers:
         "train_batch_size": recipe.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_clipping": recipe.grad_clip,
-        "zero_optimization": {"stage": max(zero_stage, int(half))},  # stage 0 hides its fp32 masters
+        "zero_optimization": zero_settings(module, max(zero_stage, int(half))),  # bf16 at stage 0 hides its fp32 masters
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": half},
         "steps_per_print": 10**9,
     }
     deepspeed = import_deepspeed()
     module = module.to(device())
-    return deepspeed.initialize(model=module, optimizer=make_optimizer(module, recipe), config=settings)[0]
+    engine = deepspeed.initialize(model=module, optimizer=make_optimizer(module, recipe), config=settings)[0]
+    if workers == 1 and engine.zero_optimization_stage() == 0:
+        engine.enable_backward_allreduce = False  # gradients would be copied out and in again to be shared with nobody
+    return engine
+
+
+def zero_settings(module: nn.Module, stage: int) -> dict[str, Any]:
+    """DeepSpeed's `zero_optimization` for this module. Chosen by bench/deepspeed_overhead.py.
+
+    Buckets no larger than the model: DeepSpeed takes their memory anew at every step. On a CPU gradients stay where
+    they are; copying them together is against the fragmentation of a GPU's memory.
+    """
+    bucket = min(LARGEST_BUCKET, sum(parameter.numel() for parameter in module.parameters()))
+    settings: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if stage in (1, 2) and device().type == "cpu":
+        settings["contiguous_gradients"] = False
+    return settings
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
