@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from orchestrator.schema import Cut, Length, Size
 from orchestrator.spec import StudyFile
 from orchestrator.yamltree import Place
 
-Point = tuple[int, Size, Length, int]  # number of the model, size, length, seed
+
+class Point(NamedTuple):
+    """One value of every axis; models and objectives by their number in the study."""
+
+    model: int
+    objective: int
+    size: Size
+    length: Length
+    seed: int
 
 
 def points(file: StudyFile) -> list[Point]:
@@ -28,15 +37,22 @@ def points(file: StudyFile) -> list[Point]:
 def _grid(file: StudyFile) -> Iterator[Point]:
     pretrain = file.study.pretrain
     for number, entry in enumerate(pretrain.models):
-        for size in pretrain.sizes:
-            for length in entry.lengths or pretrain.lengths:
-                for seed in file.study.seeds:
-                    yield number, size, length, seed
+        for objective, its in enumerate(pretrain.objective):
+            for size in pretrain.sizes:
+                for length in its.lengths or entry.lengths or pretrain.lengths:
+                    for seed in file.study.seeds:
+                        yield Point(number, objective, size, length, seed)
 
 
 def _zipped(file: StudyFile) -> Iterator[Point]:
     pretrain = file.study.pretrain
-    counts = {"models": len(pretrain.models), "sizes": len(pretrain.sizes), "lengths": len(pretrain.lengths)}
+    axes = {
+        "models": pretrain.models,
+        "objective": pretrain.objective,
+        "sizes": pretrain.sizes,
+        "lengths": pretrain.lengths,
+    }
+    counts = {name: len(values) for name, values in axes.items()}
     longest = max(counts.values())
     for name, count in counts.items():
         if count not in (1, longest):
@@ -44,9 +60,10 @@ def _zipped(file: StudyFile) -> Iterator[Point]:
                 f"zip needs axes of equal length, {name} has {count}", ("pretrain", name), f"1 or {longest} values"
             )
     for i in range(longest):  # an axis of one value keeps it throughout
-        number, size, length = i % counts["models"], i % counts["sizes"], i % counts["lengths"]
+        at = {name: i % count for name, count in counts.items()}
+        size, length = pretrain.sizes[at["sizes"]], pretrain.lengths[at["lengths"]]
         for seed in file.study.seeds:
-            yield number, pretrain.sizes[size], pretrain.lengths[length], seed
+            yield Point(at["models"], at["objective"], size, length, seed)
 
 
 def _included(file: StudyFile, cut: Cut, number: int) -> Point:
@@ -55,12 +72,22 @@ def _included(file: StudyFile, cut: Cut, number: int) -> Point:
     place: Place = ("pretrain", "include", number)
     if cut.model not in variants or cut.size is None:
         raise file.tree.error("include names one model of the list and one size", place, ", ".join(variants))
+    kinds = [entry.objective.kind for entry in pretrain.objective]
+    objective = cut.objective or kinds[0]
+    if objective not in kinds:
+        raise file.tree.error(f"no objective {objective} in the list", (*place, "objective"), ", ".join(kinds))
     length = Length(epochs=cut.epochs) if cut.epochs is not None else pretrain.lengths[0]
-    return variants.index(cut.model), cut.size, length, file.study.seeds[0] if cut.seed is None else cut.seed
+    seed = file.study.seeds[0] if cut.seed is None else cut.seed
+    return Point(variants.index(cut.model), kinds.index(objective), cut.size, length, seed)
 
 
 def _matches(file: StudyFile, cut: Cut, point: Point) -> bool:
-    number, size, length, seed = point
-    asked = {"model": cut.model, "size": cut.size, "epochs": cut.epochs, "seed": cut.seed}
-    has = {"model": file.study.pretrain.models[number].model.variant, "size": size, "epochs": length.epochs, "seed": seed}
-    return all(value is None or value == has[axis] for axis, value in asked.items())
+    pretrain = file.study.pretrain
+    has = {
+        "model": pretrain.models[point.model].model.variant,
+        "objective": pretrain.objective[point.objective].objective.kind,
+        "size": point.size,
+        "epochs": point.length.epochs,
+        "seed": point.seed,
+    }
+    return all(value is None or value == has[axis] for axis, value in cut.model_dump().items())

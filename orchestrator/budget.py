@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.schema import Resources
-from vitmodel.config import ModelConfig, Recipe, RunConfig, UserError
+from vitmodel.config import SUPERVISED, ModelConfig, Objective, Recipe, RunConfig, UserError
 from vitmodel.flops import activation_bytes, count_params
 
 LAUNCH_SECONDS = 15.0  # a Ray Train worker group until its first step, measured
@@ -85,7 +85,15 @@ def device_of(resources: Resources) -> Device:
     return DEVICES["a100" if resources.gpus_per_worker == 1 else "cpu"]
 
 
-def group_for(model: ModelConfig, image_size: int, classes: int, recipe: Recipe, resources: Resources) -> Group:
+def group_for(
+    model: ModelConfig,
+    image_size: int,
+    classes: int,
+    recipe: Recipe,
+    resources: Resources,
+    *,
+    objective: Objective = SUPERVISED,
+) -> Group:
     """The smallest group, by ZeRO stage and then by workers, whose memory holds model states and one image.
 
     Raises UserError where no stage fits.
@@ -93,8 +101,8 @@ def group_for(model: ModelConfig, image_size: int, classes: int, recipe: Recipe,
     device = device_of(resources)
     gpus = int(device.is_gpu) if resources.gpus_per_worker == "auto" else resources.gpus_per_worker
     cpus = (4 if gpus else 1) if resources.cpus_per_worker == "auto" else resources.cpus_per_worker
-    params = count_params(model, image_size, classes)
-    image = activation_bytes(model, image_size, _value_bytes(recipe, device))
+    params = count_params(model, image_size, classes, objective)
+    image = activation_bytes(model, image_size, _value_bytes(recipe, device), objective)
     worker_choices = [1, 2, 4, 8, 16, 32, 64] if resources.workers == "auto" else [resources.workers]
     stages = [0, 1, 2, 3] if resources.zero_stage == "auto" else [resources.zero_stage]
     for workers in worker_choices:
@@ -127,10 +135,9 @@ def place(config: RunConfig, group: Group, resources: Resources, flops: int) -> 
             allowed="lanes that divide the batch, workers that divide the lanes",
         )
     share = batch // group.workers
-    state = state_bytes(
-        count_params(config.model, config.image_size, config.classes), group.zero_stage, group.workers, config.recipe, device
-    )
-    image = activation_bytes(config.model, config.image_size, _value_bytes(config.recipe, device))
+    params = count_params(config.model, config.image_size, config.classes, config.objective)
+    state = state_bytes(params, group.zero_stage, group.workers, config.recipe, device)
+    image = activation_bytes(config.model, config.image_size, _value_bytes(config.recipe, device), config.objective)
     room = max(1, int((device.memory_bytes - state) * ACTIVATION_SHARE / image))
     wanted = share if resources.micro_batch == "auto" else resources.micro_batch
     micro = max(size for size in range(1, share + 1) if share % size == 0 and (size <= min(wanted, room) or size == 1))

@@ -184,6 +184,7 @@ def _row(table: Table, line: int, facts: Mapping[str, Any], task: str, outcome: 
         "examples_seen": 0 if math.isnan(examples) else round(examples),
         "status": "DONE",
         "reason": "",
+        "objective": "",
         **dict.fromkeys(("steps", "workers", "zero_stage", "attempts"), 0),
     }
 

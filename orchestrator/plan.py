@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import budget
-from orchestrator.axes import points
+from orchestrator.axes import Point, points
 from orchestrator.budget import Device, Group, Placement
 from orchestrator.catalogue import look_up_datasets
 from orchestrator.fingerprint import run_id
-from orchestrator.schema import FamilyRecipes, Length, ModelEntry, RecipeSpec, Size
+from orchestrator.schema import FamilyRecipes, ModelEntry, ObjectiveEntry, RecipeSpec, Size
 from orchestrator.spec import StudyFile, resolve_size
 from orchestrator.yamltree import Place
-from vitmodel.config import FAMILIES, DataRef, Recipe, RunConfig, UserError
+from vitmodel.config import FAMILIES, DataRef, Recipe, RunConfig, Supervised, UserError
 from vitmodel.flops import TRAIN_FACTOR, count_params, forward_flops
 from vitmodel.grid import check_image_size
+from vitmodel.objectives import check_objective, complete
 from vitmodel.recipes import resolve_recipe
 from vitmodel.schedule import steps_of
 
@@ -53,7 +54,8 @@ class Run:
         """Short and readable: what a person calls this run."""
         kind = {"pretrain": self.length, "finetune": f"{self.epochs:g} epochs", "probe": f"{self.config.shots} shots"}
         size = f" {self.config.data.size:,}" if self.config.phase == "pretrain" else ""
-        return f"{self.config.phase} {self.config.model.variant} {self.config.data.name}{size} {kind[self.config.phase]}"
+        what = "" if isinstance(self.config.objective, Supervised) else f" {self.config.objective.kind}"
+        return f"{self.config.phase} {self.config.model.variant}{what} {self.config.data.name}{size} {kind[self.config.phase]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +107,8 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
     """All runs of a study. Raises UserError, with the line of what asks for something impossible."""
     planner = _Planner(file, storage)
     cells: dict[str, Cell] = {}
-    for entry, size, length, seed in points(file):
-        cell = planner.cell(entry, size, length, seed)
+    for point in points(file):
+        cell = planner.cell(point)
         cells.setdefault(cell.pretrain.run_id, cell)
         limit = file.study.budget.max_runs
         if sum(len(c.runs) for c in cells.values()) > limit:
@@ -152,33 +154,38 @@ class _Planner:
         self.file, self.study = file, file.study
         self.data = look_up_datasets(file, storage)
 
-    def cell(self, number: int, size: Size, length: Length, seed: int) -> Cell:
-        entry = self.study.pretrain.models[number]
-        place: Place = ("pretrain", "models", number)
+    def cell(self, point: Point) -> Cell:
+        entry = self.study.pretrain.models[point.model]
+        place: Place = ("pretrain", "models", point.model)
         try:
-            pretrain = self._pretrain(entry, size, length, seed)
+            pretrain = self._pretrain(entry, self.study.pretrain.objective[point.objective], point)
         except UserError as error:
-            raise self._placed(error, place, size, entry.model.family) from None
+            raise self._placed(error, place, point.size, entry.model.family, point.objective) from None
         return Cell(pretrain=pretrain, children=tuple(self._children(entry, pretrain)))
 
-    def _pretrain(self, entry: ModelEntry, size: Size, length: Length, seed: int) -> Run:
+    def _pretrain(self, entry: ModelEntry, its: ObjectiveEntry, point: Point) -> Run:
         pretrain = self.study.pretrain
         source = self.data[pretrain.data]
-        images = resolve_size(size, source.train)
+        images = resolve_size(point.size, source.train)
         check_image_size(entry.model, pretrain.resolution)
-        recipe = _resolve(pretrain.recipe, entry, entry.recipe)
+        recipe = _resolve(pretrain.recipe, entry, entry.recipe, its.recipe)
+        objective = complete(its.objective, entry.model)
+        check_objective(objective, entry.model, pretrain.resolution, recipe)
         config = RunConfig(
             phase="pretrain",
             model=entry.model,
             image_size=pretrain.resolution,
             classes=source.classes,
+            objective=objective,
             data=self._data_ref(pretrain.data, images, recipe.batch_size),
-            seed=seed,
-            steps=steps_of(batch_size=recipe.batch_size, dataset_size=images, **length.model_dump()),
+            seed=point.seed,
+            steps=steps_of(batch_size=recipe.batch_size, dataset_size=images, **point.length.model_dump()),
             recipe=self._with_precision(recipe),
         )
-        group = budget.group_for(entry.model, pretrain.resolution, source.classes, recipe, self.study.resources)
-        text = next(f"{value:g} {unit}" for unit, value in length.model_dump(exclude_none=True).items())
+        group = budget.group_for(
+            entry.model, pretrain.resolution, source.classes, recipe, self.study.resources, objective=objective
+        )
+        text = next(f"{value:g} {unit}" for unit, value in point.length.model_dump(exclude_none=True).items())
         return self._run(config, group, text, config.steps * recipe.batch_size / images, 0)
 
     def _children(self, entry: ModelEntry, parent: Run) -> Iterator[Run]:
@@ -232,7 +239,7 @@ class _Planner:
         return self._run(config, parent.placement.group, f"{shots} shots", 0.0, parent.train_flops)
 
     def _run(self, config: RunConfig, group: Group, length: str, epochs: float, pretrain_flops: int) -> Run:
-        forward = forward_flops(config.model, config.image_size, config.classes)
+        forward = forward_flops(config.model, config.image_size, config.classes, config.objective)
         examples = config.steps * (config.recipe.batch_size if config.recipe else 0)
         flops = TRAIN_FACTOR * forward * examples
         work = flops or forward * (config.classes * (config.shots or 0) + 1000)
@@ -242,7 +249,7 @@ class _Planner:
             dataset=config.data.name,
             length=length,
             epochs=epochs,
-            params=count_params(config.model, config.image_size, config.classes),
+            params=count_params(config.model, config.image_size, config.classes, config.objective),
             forward_flops=forward,
             train_flops=flops,
             pretrain_flops=pretrain_flops or (flops if config.phase == "pretrain" else 0),
@@ -270,7 +277,7 @@ class _Planner:
         is_gpu = budget.device_of(self.study.resources).is_gpu
         return recipe.model_copy(update={"precision": "bf16" if is_gpu else "fp32"})
 
-    def _placed(self, error: UserError, place: Place, size: Size, family: str) -> UserError:
+    def _placed(self, error: UserError, place: Place, size: Size, family: str, objective: int = 0) -> UserError:
         """The error with the line of whatever asked for it: by its field, else the place that was being planned."""
         pretrain = self.study.pretrain
         places: dict[str, Place] = {
@@ -278,16 +285,21 @@ class _Planner:
             "lanes": ("pretrain", "lanes") if pretrain.lanes else ("resources", "workers"),
             "resources": ("resources",),
             "recipe": (place[0], "recipe", family),
+            "objective": ("pretrain", "objective", objective),
         }
         return self.file.tree.error(error.message, places.get(error.field, place), error.allowed)
 
 
-def _resolve(recipe: RecipeSpec | FamilyRecipes, entry: ModelEntry, own: RecipeSpec) -> Recipe:
-    """The section's recipe for this family, then what a model or task has of its own."""
+def _resolve(recipe: RecipeSpec | FamilyRecipes, entry: ModelEntry, *own: RecipeSpec) -> Recipe:
+    """The section's recipe for this family, then what a model, an objective or a task has of its own, the last one first.
+    Who names another preset starts afresh from it."""
     base = recipe if isinstance(recipe, RecipeSpec) else getattr(recipe, entry.model.family)
     if base is None:
         raise UserError(f"no recipe for family {entry.model.family}", field="recipe", allowed=", ".join(FAMILIES))
-    preset = own.preset or base.preset
+    preset, overrides = base.preset, base.overrides()
+    for spec in own:
+        kept = overrides if spec.preset in (None, preset) else {}
+        preset, overrides = spec.preset or preset, {**kept, **spec.overrides()}
     if preset is None:
         raise UserError("a recipe needs a preset", field="recipe")
-    return resolve_recipe(preset, entry.model, {**base.overrides(), **own.overrides()})
+    return resolve_recipe(preset, entry.model, overrides)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.plan import Bundle, Plan, Run
+from vitmodel.config import SUPERVISED
 
 
 def naive_flops(plan: Plan) -> int:
@@ -82,6 +83,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "phase": config.phase,
         "family": config.model.family,
         "variant": config.model.variant,
+        "objective": config.objective.kind,
         "params": run.params,
         "forward_flops": run.forward_flops,
         "dataset": run.dataset,
@@ -107,7 +109,7 @@ def plan_as_text(plan: Plan, bundles: list[Bundle], done: int) -> str:
         run, group = cell.pretrain, cell.pretrain.placement.group
         rows.append(
             (
-                run.config.model.variant,
+                run.config.model.variant + (f" {run.config.objective.kind}" if run.config.objective != SUPERVISED else ""),
                 f"{run.params / 1e6:.4g}M",
                 f"{run.config.data.size:,}",
                 run.length,

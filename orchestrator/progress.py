@@ -81,7 +81,7 @@ class Progress:
             return
         label = self._facts[run_id]["label"]
         if seen.state is State.DONE:
-            self._newest = f"{label}: top-1 {_top1(seen):.1%}"
+            self._newest = f"{label}: {_outcome(seen)}"
             if self._live:
                 self._print(f"done     {self._newest}")
         elif seen.state in FINAL:
@@ -149,8 +149,12 @@ def log_gap_seconds(elapsed_seconds: float) -> float:
     return min(max(LOG_SECONDS[0], LOG_SHARE * elapsed_seconds), LOG_SECONDS[1])
 
 
-def _top1(seen: Seen) -> float:
-    return float((seen.folder.result() or {}).get("metrics", {}).get("eval/top1", float("nan")))
+def _outcome(seen: Seen) -> str:
+    """What a run came to: top-1, or the loss of what has no labels."""
+    metrics = (seen.folder.result() or {}).get("metrics", {})
+    if "eval/top1" in metrics:
+        return f"top-1 {metrics['eval/top1']:.1%}"
+    return f"loss {metrics.get('eval/loss', float('nan')):.3g}"
 
 
 def _clock(seconds: float) -> str:

@@ -115,6 +115,11 @@ def summary_lines(frame: pd.DataFrame) -> list[str]:
     """
     lines = [_progress(frame)]
     if not len(standing.finished(frame)):
+        if (frame["status"] == "DONE").any():
+            return [
+                *lines,
+                "What was pretrained without labels has a loss and no error: a transfer or a probe would compare it.",
+            ]
         return [*lines, "No run has a result yet: nothing can be said about the families."]
     for task, how, rows in _views(frame):
         lines += [*_family_lines(f"{task}, {how}", rows), *_size_lines(task, rows), *_flops_lines(task, rows)]
@@ -138,7 +143,7 @@ def _views(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     for task in standing.tasks(frame, "probe") if "finetune" not in phases else []:
         rows = standing.probed(frame, task)
         yield task, f"linear probe on {rows['shots'].iloc[0]} images a class", rows
-    if phases == {"pretrain"}:
+    if phases == {"pretrain"} and len(standing.pretrained(frame)):
         yield frame["dataset"].iloc[0], "right after pretraining", standing.pretrained(frame)
 
 

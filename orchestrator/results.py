@@ -16,7 +16,7 @@ import pandas as pd
 
 from orchestrator import imports
 from orchestrator.store import RunFolder, State, Store, read_json
-from vitmodel.config import UserError
+from vitmodel.config import SUPERVISED, UserError
 from vitmodel.flops import TRAIN_FACTOR
 
 Facts = dict[str, Any]
@@ -60,6 +60,7 @@ COLUMNS: dict[str, str] = {
     "reason": "str",
     "test_images": "Int64",
     "source": "str",
+    "objective": "str",
 }
 
 # What differs between two executions of the same runs, and the study's name: `outcomes` leaves these out.
@@ -82,7 +83,9 @@ def collect(storage: Path, study: str) -> pd.DataFrame:
     and types as in `COLUMNS`.
 
     A fine-tune or probe carries `dataset`, `dataset_size`, `length`, `epochs`, `pretrain_flops` and `upstream_*` of the
-    pretraining it started from, because these are the axes it is plotted against; `task` is what it was trained on,
+    pretraining it started from, because these are the axes it is plotted against, and its `objective`; where that is not
+    supervised, `variant` names it, too, for a curve is of one model under one objective, and `upstream_top1` is missing: what
+    has no labels has a loss and no error. `task` is what it was trained on,
     `finetune_epochs` (fine-tunes) or `shots` (probes) how much. Its `params`, `steps`, `examples_seen` and `train_flops`
     are its own. A pretraining has an empty `task` and `parent_id`, and its `top1` equals `upstream_top1`. `top1` and
     `error` = 1 - top1 are fractions, `upstream_loss` is in nats, `seconds` and hours count every attempt, and `mfu` is
@@ -155,7 +158,8 @@ def _row(run: Facts, found: Facts, origin: Facts, upstream: Facts) -> Facts:
     return {
         **run,
         **found,
-        **{key: origin[key] for key in ("dataset", "dataset_size", "length", "epochs", "pretrain_flops")},
+        **{key: origin[key] for key in ("dataset", "dataset_size", "length", "epochs", "pretrain_flops", "objective")},
+        "variant": run["variant"] if origin["objective"] == SUPERVISED.kind else f"{run['variant']} {origin['objective']}",
         "parent_id": run["parent_id"] or "",
         "task": run["dataset"] if run["parent_id"] else "",
         "finetune_epochs": run["epochs"] if run["phase"] == "finetune" else math.nan,
@@ -199,7 +203,7 @@ def _result_facts(result: Facts, run: Facts) -> Facts:
     """Outcomes and cost of a finished run."""
     metrics = result["metrics"]
     speed = result.get("last", {}).get("speed/images_per_second", math.nan)
-    workers, top1 = result["workers"], metrics["eval/top1"]
+    workers, top1 = result["workers"], metrics.get("eval/top1", math.nan)
     return {
         "loss": metrics.get("eval/loss", math.nan),
         "top1": top1,

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from orchestrator.questions import Claims, Count, Import, Name, Target
-from vitmodel.config import FAMILIES, Frozen, ModelConfig
+from vitmodel.config import FAMILIES, SUPERVISED, Frozen, ModelConfig, Objective
 from vitmodel.data.descriptions import Description
 from vitmodel.data.generated import DigitsConfig, FractalConfig
+
+ObjectiveName = Literal["supervised", "masked_patch", "mae"]
 
 
 def _size(value: int | str) -> int | str:
@@ -62,6 +64,7 @@ class RecipeSpec(Frozen):
     preset: str | None = None
     optimizer: Literal["adamw", "sgd"] | None = None
     lr: float | None = None
+    layer_decay: float | None = None
     batch_size: int | None = None
     schedule: Literal["constant", "linear", "cosine", "rsqrt"] | None = None
     warmup: float | None = None
@@ -109,10 +112,19 @@ class ModelEntry(Frozen):
     recipe: RecipeSpec = RecipeSpec()
 
 
+class ObjectiveEntry(Frozen):
+    """One objective of the axis, with what is its own: lengths, recipe keys."""
+
+    objective: Objective
+    lengths: tuple[Length, ...] | None = Field(default=None, min_length=1)
+    recipe: RecipeSpec = RecipeSpec()
+
+
 class Cut(Frozen):
     """Values of axes that name one or more cells."""
 
     model: str | None = None
+    objective: ObjectiveName | None = None
     size: Size | None = None
     epochs: float | None = None
     seed: int | None = None
@@ -125,6 +137,7 @@ class Pretrain(Frozen):
     resolution: int = Field(gt=0)
     sizes: tuple[Size, ...] = Field(min_length=1)
     models: tuple[ModelEntry, ...] = Field(min_length=1)
+    objective: tuple[ObjectiveEntry, ...] = Field(default=(ObjectiveEntry(objective=SUPERVISED),), min_length=1)
     lengths: tuple[Length, ...] = Field(min_length=1)
     recipe: AnyRecipe
     lanes: int | None = Field(default=None, gt=0)

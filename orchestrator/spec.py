@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.describe import as_tuples, expand_datasets
 from orchestrator.questions import as_count
-from orchestrator.schema import Length, Size, Study
+from orchestrator.schema import Length, ObjectiveName, Size, Study
 from orchestrator.yamltree import Place, YamlTree
 from vitmodel.config import FAMILIES, ModelConfig, UserError, ViTConfig, suggest
 from vitmodel.variants import named_model
@@ -34,7 +34,7 @@ class StudyFile:
 def read_study(path: Path) -> StudyFile:
     """Read and check a study file by itself. Raises UserError."""
     tree = YamlTree(path)
-    data = expand_datasets(tree, _expand_models(tree))
+    data = _expand_objectives(tree, expand_datasets(tree, _expand_models(tree)))
     try:
         study = Study.model_validate(as_tuples(data))
     except ValidationError as error:
@@ -86,6 +86,25 @@ def _expand_models(tree: YamlTree) -> dict[str, Any]:
         own = {key: value for key, value in keys.items() if key in ("lengths", "finetune_resolution", "recipe")}
         entries.append({"model": _one_model(tree, place, {k: v for k, v in keys.items() if k not in own}), **own})
     return {**data, "pretrain": {**pretrain, "models": entries}}
+
+
+def _expand_objectives(tree: YamlTree, data: dict[str, Any]) -> dict[str, Any]:
+    """pretrain.objective to a list of {objective, lengths, recipe}: one or several names or mappings with a kind."""
+    pretrain = data.get("pretrain")
+    if not isinstance(pretrain, dict) or "objective" not in pretrain:
+        return data
+    given = pretrain["objective"]
+    entries = []
+    for number, entry in enumerate(given if isinstance(given, list) else [given]):
+        keys = dict(entry) if isinstance(entry, dict) else {"kind": entry}
+        kind = str(keys.get("kind"))
+        if kind not in get_args(ObjectiveName):
+            place: Place = ("pretrain", "objective", *([number] if isinstance(given, list) else []))
+            message = f"unknown objective {kind!r}{suggest(kind, list(get_args(ObjectiveName)))}"
+            raise tree.error(message, place, ", ".join(get_args(ObjectiveName)))
+        own = {key: keys.pop(key) for key in ("lengths", "recipe") if key in keys}
+        entries.append({"objective": keys, **own})
+    return {**data, "pretrain": {**pretrain, "objective": entries}}
 
 
 def _one_model(tree: YamlTree, place: Place, keys: dict[str, Any]) -> ModelConfig:

@@ -89,8 +89,8 @@ def amount(rows: pd.DataFrame) -> str:
 
 
 def pretrained(frame: pd.DataFrame) -> pd.DataFrame:
-    """All pretrainings."""
-    return frame[frame["phase"] == "pretrain"]
+    """All pretrainings with labels: the others have a loss and no error."""
+    return frame[(frame["phase"] == "pretrain") & frame["objective"].isin(("supervised", ""))]
 
 
 def finetuned(frame: pd.DataFrame, task: str | None = None, epochs: float | None = None) -> pd.DataFrame:

@@ -63,7 +63,8 @@ def _cell(rows: pd.DataFrame | None) -> dict[str, Any]:
         return {"text": "", "range": "", "top1": -1.0}
     done = 100 * standing.finished(rows)["top1"]
     if not len(done):
-        return {"text": rows["status"].iloc[0].lower(), "range": "", "top1": -1.0}
+        status = rows["status"].iloc[0].lower()
+        return {"text": "" if status == "done" else status, "range": "", "top1": -1.0}  # done without labels: no error
     spread = f"{done.min():.1f} to {done.max():.1f}" if len(done) > 1 else ""
     return {"text": f"{done.mean():.1f}", "range": spread, "top1": float(done.mean())}
 

@@ -17,6 +17,8 @@ LAYERS: dict[str, str] = {
     "vitmodel.variants": "L0",
     "vitmodel.grid": "L0",
     "vitmodel.convolutions": "L0",
+    "vitmodel.encoders": "L0",
+    "vitmodel.objectives": "L0",
     "vitmodel.flops": "L0",
     "vitmodel.schedule": "L0",
     "vitmodel.recipes": "L0",

@@ -20,7 +20,7 @@ ROW_OF_THE_DESIGN = (
     "study, run_id, parent_id, phase, family, variant, params, forward_flops, dataset, dataset_size, length, epochs, steps, "
     "examples_seen, train_flops, pretrain_flops, task, finetune_epochs, resolution, shots, seed, upstream_loss, "
     "upstream_top1, top1, error, workers, zero_stage, gpu_hours, images_per_second, mfu, status, attempts, core_hours, "
-    "seconds, reason, test_images, source"
+    "seconds, reason, test_images, source, objective"
 )
 
 MODELS = {"vit": ("V8", 1000, 2e9), "resnet": ("R8", 2000, 3e9)}
@@ -39,6 +39,7 @@ def planned(run_id: str, phase: str, family: str, size: int, seed: int = 0, **ch
         "phase": phase,
         "family": family,
         "variant": variant,
+        "objective": "supervised",
         "params": params,
         "forward_flops": int(forward),
         "dataset": "shapes",

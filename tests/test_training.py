@@ -22,6 +22,11 @@ from vitmodel.training.loop import DivergedError, log_interval
 from vitmodel.training.probe import LinearProbe, first_shots
 from vitmodel.training.run import WEIGHTS_FILE, Context, execute
 
+
+class CutError(Exception):
+    """Ends a training in its middle, as a kill would."""
+
+
 VIT = ViTConfig(family="vit", variant="v", width=32, depth=2, mlp_dim=64, heads=2, patch=4)
 RESNET = ResNetConfig(family="resnet", variant="r", stages=(1, 1), width=8, block="basic", stem="stride2", groups=2)
 
@@ -51,8 +56,8 @@ def losses(metrics: list[dict[str, float]]) -> dict[float, float]:
 def train(root: Path, folder: Path, run: RunConfig, **context: Any) -> tuple[dict[str, float], dict[float, float]]:
     folder.mkdir(exist_ok=True)
     seen: list[dict[str, float]] = []
-    keys = {"micro_batch": 64, **context}
-    result = execute(run, Context(folder=folder, data_root=root, report=seen.append, **keys))
+    keys = {"micro_batch": 64, "report": seen.append, **context}
+    result = execute(run, Context(folder=folder, data_root=root, **keys))
     return result, losses(seen)
 
 
@@ -93,10 +98,6 @@ def test_accumulation_leaves_the_batch_as_it_is(digits: Path, tmp_path: Path) ->
 def test_resume_is_exact_to_the_bit(dropout: float, digits: Path, tmp_path: Path) -> None:
     run = config(recipe=recipe(dropout=dropout, augment="shift"))
     unbroken_result, unbroken = train(digits, tmp_path / "unbroken", run)
-
-    class CutError(Exception):
-        pass
-
     seen: list[dict[str, float]] = []
 
     def cut(entry: dict[str, float]) -> None:
@@ -168,13 +169,11 @@ leave_process_group()
 """
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_two_workers_train_the_same_batches(zero_stage: int, digits: Path, tmp_path: Path) -> None:
-    """torchrun alone, no Ray: two processes over gloo against one, in every ZeRO stage."""
-    alone_result, alone = train(digits, tmp_path / "alone", config(steps=24))
+def two_workers(digits: Path, tmp_path: Path, run: RunConfig, zero_stage: int) -> tuple[dict[str, float], list[float]]:
+    """The run by two processes of torchrun over gloo, in the folder `two`: its result and its losses."""
     folder = tmp_path / "two"
     folder.mkdir()
-    spec = {"config": config(steps=24).model_dump(mode="json"), "folder": str(folder), "data": str(digits)}
+    spec = {"config": run.model_dump(mode="json"), "folder": str(folder), "data": str(digits)}
     (tmp_path / "spec.json").write_text(json.dumps({**spec, "micro_batch": 16, "zero_stage": zero_stage}))
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -186,10 +185,18 @@ def test_two_workers_train_the_same_batches(zero_stage: int, digits: Path, tmp_p
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    two = json.loads((folder / "seen.json").read_text())
-    assert np.allclose(two["losses"], list(alone.values()), rtol=2e-3, atol=2e-3)
-    assert two["result"]["eval/samples"] == alone_result["eval/samples"]
-    assert (folder / WEIGHTS_FILE).stat().st_size == (tmp_path / "alone" / WEIGHTS_FILE).stat().st_size
+    seen = json.loads((folder / "seen.json").read_text())
+    return seen["result"], seen["losses"]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_two_workers_train_the_same_batches(zero_stage: int, digits: Path, tmp_path: Path) -> None:
+    """torchrun alone, no Ray: two processes over gloo against one, in every ZeRO stage."""
+    alone_result, alone = train(digits, tmp_path / "alone", config(steps=24))
+    result, two = two_workers(digits, tmp_path, config(steps=24), zero_stage)
+    assert np.allclose(two, list(alone.values()), rtol=2e-3, atol=2e-3)
+    assert result["eval/samples"] == alone_result["eval/samples"]
+    assert (tmp_path / "two" / WEIGHTS_FILE).stat().st_size == (tmp_path / "alone" / WEIGHTS_FILE).stat().st_size
 
 
 @pytest.mark.parametrize(("precision", "zero_stage"), [("fp32", 0), ("fp32", 3), ("bf16", 1)])

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vitmodel.config import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, UserError, ViTConfig
+from vitmodel.config import (
+    SUPERVISED,
+    CnnConfig,
+    HybridConfig,
+    ModelConfig,
+    Objective,
+    ResNetConfig,
+    Supervised,
+    UserError,
+    ViTConfig,
+)
 from vitmodel.convolutions import (
     ALEXNET_CHANNELS,
     ALEXNET_GRID,
@@ -20,13 +30,14 @@ from vitmodel.convolutions import (
     cnn_features,
     hybrid_blocks,
     hybrid_convs,
-    hybrid_features,
     resnet_blocks,
     resnet_convs,
     resnet_features,
     scaled,
 )
-from vitmodel.grid import check_image_size, patch_grid
+from vitmodel.encoders import block_values, encoder_flops, encoder_params, token_count
+from vitmodel.grid import check_image_size
+from vitmodel.objectives import unlabelled_flops, unlabelled_params, unlabelled_values
 from vitmodel.variants import NAMED_VARIANTS, named_model
 
 TRAIN_FACTOR = 3  # training FLOPs per forward FLOP
@@ -58,32 +69,39 @@ def list_variants(image_size: int = 224) -> list[Listed]:
     return rows
 
 
-def count_params(model: ModelConfig, image_size: int, classes: int) -> int:
-    """Trainable parameters, to the unit."""
+def count_params(model: ModelConfig, image_size: int, classes: int, objective: Objective = SUPERVISED) -> int:
+    """Trainable parameters, to the unit: without labels the objective's own, and no classifier."""
     if isinstance(model, ViTConfig | HybridConfig):
-        return _encoder_params(model, image_size, classes) + _backbone_params(model, image_size)
+        above = (
+            encoder_params(model, image_size, classes)
+            if isinstance(objective, Supervised)
+            else unlabelled_params(objective, model, image_size)
+        )
+        return above + _backbone_params(model, image_size)
     if isinstance(model, CnnConfig):
         return _cnn_params(model, image_size, classes)
     convs = sum(conv.params for conv in resnet_convs(model, image_size))
     return convs + _resnet_norm_params(model) + (resnet_features(model) + 1) * classes
 
 
-def forward_flops(model: ModelConfig, image_size: int, classes: int) -> int:
-    """FLOPs of one image's forward pass."""
+def forward_flops(model: ModelConfig, image_size: int, classes: int, objective: Objective = SUPERVISED) -> int:
+    """FLOPs of one image's forward pass in training; a classifier's evaluation costs the same."""
     convs = sum(conv.flops for conv in _convs(model, image_size))
     if isinstance(model, ViTConfig | HybridConfig):
-        return convs + _encoder_flops(model, image_size, classes)
+        if isinstance(objective, Supervised):
+            return convs + encoder_flops(model, image_size, classes)
+        return convs + unlabelled_flops(objective, model, image_size)
     if isinstance(model, CnnConfig):
         return convs + sum(2 * inputs * outputs for inputs, outputs in _cnn_dense(model, classes))
     return convs + 2 * resnet_features(model) * classes
 
 
-def train_flops(model: ModelConfig, image_size: int, classes: int, examples: int) -> int:
+def train_flops(model: ModelConfig, image_size: int, classes: int, examples: int, objective: Objective = SUPERVISED) -> int:
     """FLOPs of training on `examples` images, repeats counted."""
-    return TRAIN_FACTOR * forward_flops(model, image_size, classes) * examples
+    return TRAIN_FACTOR * forward_flops(model, image_size, classes, objective) * examples
 
 
-def activation_bytes(model: ModelConfig, image_size: int, bytes_per_value: int) -> int:
+def activation_bytes(model: ModelConfig, image_size: int, bytes_per_value: int, objective: Objective = SUPERVISED) -> int:
     """Rough memory that one image's training step keeps for the backward pass, without checkpointing.
 
     ViT: per block and token about 12 width + 2 mlp_dim values (fused attention keeps no T x T matrix).
@@ -91,7 +109,10 @@ def activation_bytes(model: ModelConfig, image_size: int, bytes_per_value: int) 
     """
     values = sum(4 * conv.outputs * conv.resolution**2 for conv in _convs(model, image_size))
     if isinstance(model, ViTConfig | HybridConfig):
-        values += model.depth * _tokens(model, image_size) * (12 * model.width + 2 * model.mlp_dim)
+        if isinstance(objective, Supervised):
+            values += model.depth * block_values(token_count(model, image_size), model.width, model.mlp_dim)
+        else:
+            values += unlabelled_values(objective, model, image_size)
     return bytes_per_value * values
 
 
@@ -103,52 +124,6 @@ def _convs(model: ModelConfig, image_size: int) -> Iterator[Conv]:
         yield from hybrid_convs(model, image_size)
     elif isinstance(model, CnnConfig):
         yield from cnn_convs(model, image_size)
-
-
-# --- encoders -------------------------------------------------------------------------------------------------
-
-
-def _tokens(model: ViTConfig | HybridConfig, image_size: int) -> int:
-    return patch_grid(model, image_size) ** 2 + (model.pooling == "cls")
-
-
-def _patch_inputs(model: ViTConfig | HybridConfig) -> int:
-    channels = hybrid_features(model) if isinstance(model, HybridConfig) else 3
-    return channels * model.patch**2
-
-
-def _encoder_params(model: ViTConfig | HybridConfig, image_size: int, classes: int) -> int:
-    width, mlp, tokens = model.width, model.mlp_dim, _tokens(model, image_size)
-    embed = (_patch_inputs(model) + 1 + tokens + (model.pooling == "cls")) * width
-    mixing = 4 * (width + 1) * width
-    if model.mixer == "pooling":
-        mixing = 0
-    elif model.mixer == "mlp":
-        hidden = width // 2
-        mixing = (tokens + 1) * hidden + (hidden + 1) * tokens
-    block = mixing + (width + 1) * mlp + (mlp + 1) * width + 4 * width
-    features = model.pre_logits or width
-    head = (features + 1) * classes + (width + 1) * model.pre_logits
-    return embed + model.depth * block + 2 * width + head
-
-
-def _encoder_flops(model: ViTConfig | HybridConfig, image_size: int, classes: int) -> int:
-    tokens, width = _tokens(model, image_size), model.width
-    embed = 2 * patch_grid(model, image_size) ** 2 * _patch_inputs(model) * width
-    block = _mixer_flops(model, image_size) + 4 * tokens * width * model.mlp_dim
-    head = 2 * width * model.pre_logits + 2 * (model.pre_logits or width) * classes
-    return embed + model.depth * block + head
-
-
-def _mixer_flops(model: ViTConfig | HybridConfig, image_size: int) -> int:
-    """Mixing the tokens once. Attention: four projections, and two products with each token's `reach` tokens."""
-    tokens, width, grid = _tokens(model, image_size), model.width, patch_grid(model, image_size)
-    if model.mixer == "pooling":
-        return 0
-    if model.mixer == "mlp":
-        return 4 * tokens * width * (width // 2)
-    reach = {"full": tokens, "window": model.window**2, "axial": grid}[model.mixer]
-    return 8 * tokens * width**2 + 4 * tokens * reach * width
 
 
 def _backbone_params(model: ViTConfig | HybridConfig, image_size: int) -> int:

@@ -32,6 +32,22 @@ _PAPER: dict[str, Any] = {"optimizer": "adamw", "batch_size": 4096, "warmup": 10
 # For images of 32 pixels and models under a million parameters. Chosen by measurement: docs/recipes.md.
 _MICRO: dict[str, Any] = {"optimizer": "adamw", "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.05, "grad_clip": 1.0}
 
+# He et al. 2022, appendix A: rates are given for 256 images a step and grow with the batch (Goyal et al. 2017).
+_MAE: dict[str, Any] = {
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "weight_decay": 0.05,
+    "augment": "inception",
+    "flip": True,
+}
+_MAE_STRONG: dict[str, Any] = {
+    "randaugment_layers": 2,  # RandAug (9, 0.5)
+    "randaugment_magnitude": 9.0,
+    "label_smoothing": 0.1,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "micro_vit": {**_MICRO, "lr": 3e-3, "batch_size": 64, "warmup": 0.2},
     "micro_resnet": {**_MICRO, "lr": 4e-3, "batch_size": 64, "warmup": 0.3},
@@ -61,6 +77,30 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": "inception",
         "flip": True,
     },
+    # He et al. 2022, Table 8: for 800 epochs, 40 of them warm-up.
+    "mae_pretrain": {**_MAE, "lr_per_256": 1.5e-4, "beta2": 0.95, "batch_size": 4096, "warmup": 0.05},
+    # He et al. 2022, Table 9, ViT-L and ViT-H: for 50 epochs, 5 of them warm-up.
+    "mae_imagenet_finetune": {
+        **_MAE,
+        **_MAE_STRONG,
+        "lr_per_256": 1e-3,
+        "layer_decay": 0.75,
+        "batch_size": 1024,
+        "warmup": 0.1,
+        "stochastic_depth": 0.1,
+    },
+    # He et al. 2022, Table 11, ViT-L and ViT-H from scratch with labels: for 200 epochs, 20 of them warm-up.
+    "mae_imagenet_scratch": {
+        **_MAE,
+        **_MAE_STRONG,
+        "lr_per_256": 1e-4,
+        "weight_decay": 0.3,
+        "beta2": 0.95,
+        "batch_size": 4096,
+        "warmup": 0.1,
+        "stochastic_depth": 0.2,
+        "ema": 0.9999,
+    },
 }
 
 
@@ -71,12 +111,20 @@ def resolve_recipe(preset: str, model: ModelConfig, overrides: dict[str, Any]) -
             f"unknown recipe {preset!r}{suggest(preset, list(PRESETS))}", field="recipe", allowed=", ".join(PRESETS)
         )
     keys = {**PRESETS[preset], **overrides}
+    if keys.get("layer_decay", 1.0) != 1.0 and model.family not in ("vit", "hybrid"):
+        message = f"layer_decay scales the rates of an encoder's blocks, which {model.variant} does not have"
+        raise UserError(message, field="recipe", allowed="layer_decay: 1")
+    per_256 = keys.pop("lr_per_256", None)
     if "lr" not in keys:
-        if model.variant not in JFT_LEARNING_RATES:
-            raise UserError(
-                f"recipe {preset} has no learning rate for {model.variant}: give lr",
-                field="recipe",
-                allowed=", ".join(JFT_LEARNING_RATES),
-            )
-        keys["lr"] = JFT_LEARNING_RATES[model.variant]
+        keys["lr"] = _learning_rate(preset, model) if per_256 is None else per_256 * keys["batch_size"] / 256
     return Recipe(preset=preset, **keys)
+
+
+def _learning_rate(preset: str, model: ModelConfig) -> float:
+    if model.variant not in JFT_LEARNING_RATES:
+        raise UserError(
+            f"recipe {preset} has no learning rate for {model.variant}: give lr",
+            field="recipe",
+            allowed=", ".join(JFT_LEARNING_RATES),
+        )
+    return JFT_LEARNING_RATES[model.variant]

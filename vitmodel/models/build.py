@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from vitmodel.config import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, UserError
+from vitmodel.config import CnnConfig, HybridConfig, Mae, ModelConfig, Objective, ResNetConfig, Supervised, UserError
 from vitmodel.grid import check_image_size, patch_grid
 from vitmodel.models.cnn import Cnn
 from vitmodel.models.hybrid import HybridEmbed
+from vitmodel.models.masked import MaskedAutoencoder, MaskedPatchPredictor
 from vitmodel.models.resnet import ResNet
 from vitmodel.models.vit import PatchEmbed, ViT
 
@@ -35,9 +36,31 @@ def build(
         if seed is not None:
             torch.manual_seed(seed)
         module = _assemble(model, (height, width), classes, dropout, stochastic_depth)
-        if not module.head.weight.is_meta:
+        if not next(module.parameters()).is_meta:
             module.init_weights()
     return module
+
+
+def build_for_training(
+    objective: Objective,
+    model: ModelConfig,
+    image_size: int,
+    classes: int,
+    *,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    seed: int,
+) -> Module | MaskedAutoencoder | MaskedPatchPredictor:
+    """The module that a training optimises: a classifier, or an encoder with what its objective adds (models/masked.py)."""
+    if isinstance(objective, Supervised):
+        return build(model, image_size, classes, dropout=dropout, stochastic_depth=stochastic_depth, seed=seed)
+    encoder = build(model, image_size, 0, dropout=dropout, stochastic_depth=stochastic_depth, seed=seed)
+    assert isinstance(encoder, ViT), "check_objective lets nothing else pass"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(objective, Mae):
+            return MaskedAutoencoder(encoder, objective, image_size)
+        return MaskedPatchPredictor(encoder, objective, image_size)
 
 
 def _assemble(model: ModelConfig, sides: tuple[int, int], classes: int, dropout: float, stochastic_depth: float) -> Module:

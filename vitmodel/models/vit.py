@@ -59,6 +59,25 @@ class Block(nn.Module):
         return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD)))
 
 
+def run_blocks(blocks: nn.ModuleList, x_BTD: Tensor, checkpointed: bool) -> Tensor:
+    """The blocks in turn; checkpointed, each keeps its input alone and computes the rest again in the backward pass."""
+    for block in blocks:
+        x_BTD = checkpoint(block, x_BTD, use_reentrant=False) if checkpointed else block(x_BTD)
+    return x_BTD
+
+
+def init_blocks(blocks: nn.ModuleList) -> None:
+    """The official code's: Xavier uniform, nearly zero biases in the MLP."""
+    for name, module in blocks.named_modules():
+        if isinstance(module, nn.Linear):
+            if name.endswith("attn.qkv"):  # three square matrices, not one flat one
+                bound = (6.0 / (2 * module.in_features)) ** 0.5
+                nn.init.uniform_(module.weight, -bound, bound)
+            else:
+                nn.init.xavier_uniform_(module.weight)
+            nn.init.normal_(module.bias, std=1e-6 if "mlp" in name else 0.0)
+
+
 class PatchEmbed(nn.Module):
     """Image to a sequence of linearly embedded patches, row by row (paper, equation 1)."""
 
@@ -77,7 +96,7 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images (B, 3, S, S) in [-1, 1] to logits (B, C).
+    """Images (B, 3, S, S) in [-1, 1] to logits (B, C); with 0 classes to features.
 
     `patch_embed` cuts the grid of tokens. Stochastic depth grows linearly from 0 at the first block to its rate at the last.
     """
@@ -102,21 +121,23 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, grid, i, dropout, rate) for i, rate in enumerate(rates))
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.pre_logits = nn.Linear(config.width, config.pre_logits) if config.pre_logits else None
-        self.head = nn.Linear(config.pre_logits or config.width, classes)
+        self.head = nn.Linear(config.pre_logits or config.width, classes) if classes else nn.Identity()
         self.activation_checkpointing = False
+
+    def embed(self, patches_BTD: Tensor) -> Tensor:
+        """Embedded patches with the class token before them and positions added: the encoder's input."""
+        if self.cls_token is not None:
+            prefix = self.cls_token.expand(len(patches_BTD), -1, -1).to(patches_BTD.dtype)
+            patches_BTD = torch.cat([prefix, patches_BTD], dim=1)
+        return self.drop(patches_BTD + self.pos_embed)
+
+    def encode(self, x_BTD: Tensor) -> Tensor:
+        """All blocks and the last norm; with mixer full any subset of the tokens will do."""
+        return self.norm(run_blocks(self.blocks, x_BTD, self.activation_checkpointing and self.training))
 
     def features(self, images: Tensor) -> Tensor:
         """The class token, or the mean of all tokens, after the last norm (and the pre-logits layer): (B, D)."""
-        x_BTD = self.patch_embed(images)
-        if self.cls_token is not None:
-            x_BTD = torch.cat([self.cls_token.expand(len(images), -1, -1).to(x_BTD.dtype), x_BTD], dim=1)
-        x_BTD = self.drop(x_BTD + self.pos_embed)
-        for block in self.blocks:
-            if self.activation_checkpointing and self.training:
-                x_BTD = checkpoint(block, x_BTD, use_reentrant=False)
-            else:
-                x_BTD = block(x_BTD)
-        x_BTD = self.norm(x_BTD)
+        x_BTD = self.encode(self.embed(self.patch_embed(images)))
         x_BD = x_BTD[:, 0] if self.cls_token is not None else x_BTD.mean(dim=1)
         return x_BD if self.pre_logits is None else torch.tanh(self.pre_logits(x_BD))
 
@@ -124,19 +145,13 @@ class ViT(nn.Module):
         return self.head(self.features(images))
 
     def init_weights(self) -> None:
-        """The official code's: Xavier uniform, nearly zero biases in the MLP, N(0, 0.02) positions, zero head."""
-        for name, module in self.blocks.named_modules():
-            if isinstance(module, nn.Linear):
-                if name.endswith("attn.qkv"):  # three square matrices, not one flat one
-                    bound = (6.0 / (2 * module.in_features)) ** 0.5
-                    nn.init.uniform_(module.weight, -bound, bound)
-                else:
-                    nn.init.xavier_uniform_(module.weight)
-                nn.init.normal_(module.bias, std=1e-6 if "mlp" in name else 0.0)
+        """The official code's: blocks as `init_blocks`, N(0, 0.02) positions, zero head."""
+        init_blocks(self.blocks)
         self.patch_embed.init_weights()
         nn.init.normal_(self.pos_embed, std=0.02)
         if self.pre_logits is not None:
             nn.init.trunc_normal_(self.pre_logits.weight, std=self.pre_logits.in_features**-0.5)
             nn.init.zeros_(self.pre_logits.bias)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        if isinstance(self.head, nn.Linear):
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from vitmodel.config import Recipe
 
 LARGEST_BUCKET = 500_000_000  # elements; DeepSpeed's own default
+UNDECAYED = ("pos_embed", "cls_token", "mask_token")
+_LAYERED = re.compile(r"(?:encoder\.)?(?:blocks\.(?P<block>\d+)\.|patch_embed\.|pos_embed$|cls_token$)")
 
 
 def device() -> torch.device:
@@ -61,15 +64,33 @@ def resolve_precision(recipe: Recipe) -> str:
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Decay on matrices and kernels only: never on biases, norms, class tokens or position embeddings."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        (free if parameter.ndim <= 1 or name in ("pos_embed", "cls_token") else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    """Decay on matrices and kernels only: never on biases, norms, class and mask tokens or position embeddings.
+
+    Each group has the scale of its learning rate: 1, or with layer decay the deeper the smaller.
+    """
+    named = dict(module.named_parameters())
+    scales = layer_scales(list(named), recipe.layer_decay)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        is_free = parameter.ndim <= 1 or name.rpartition(".")[2] in UNDECAYED
+        groups.setdefault((scales[name], 0.0 if is_free else recipe.weight_decay), []).append(parameter)
+    settings = [
+        {"params": groups[scale, decay], "weight_decay": decay, "lr_scale": scale}
+        for scale, decay in sorted(groups, reverse=True)
+    ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), fused=True)
+        return torch.optim.SGD(settings, lr=recipe.lr, momentum=recipe.momentum)
+    return torch.optim.AdamW(settings, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), fused=True)
+
+
+def layer_scales(names: list[str], decay: float) -> dict[str, float]:
+    """Share of the learning rate that each parameter of an encoder has: decay^(layers above it) (Bao et al. 2022, BEiT).
+
+    Embeddings are layer 0, block i is layer i + 1; a head, or what an objective adds, is the last and has a share of 1.
+    """
+    layers = {name: int(match["block"] or -1) + 1 for name in names if (match := _LAYERED.match(name))}
+    last = max(layers.values(), default=0) + 1
+    return {name: decay ** (last - layers.get(name, last)) for name in names}
 
 
 def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers: int, zero_stage: int) -> Any:
@@ -108,9 +129,9 @@ def zero_settings(module: nn.Module, stage: int) -> dict[str, Any]:
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
-    """The learning rate of the next step, for all parameters."""
+    """The learning rate of the next step, for all parameters, each group's by its scale."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]
 
 
 def full_weights(engine: Any) -> dict[str, Tensor]:

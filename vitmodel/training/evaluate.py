@@ -15,26 +15,45 @@ from vitmodel.data.reader import Dataset
 from vitmodel.training.engine import device
 
 Forward = Callable[[Tensor], Tensor]
+Scores = Callable[[Tensor, Tensor, np.ndarray], dict[str, Tensor]]  # images, labels, samples to (B,) by metric
+
+
+def evaluate(forward: Forward, dataset: Dataset, *, batch_size: int, worker: int = 0, workers: int = 1) -> dict[str, float]:
+    """A classifier's mean loss, top-1 and the number of samples, the same on every worker. Collective."""
+    return mean_scores(
+        lambda images, labels, _: classification_scores(forward(images), labels),
+        dataset,
+        batch_size=batch_size,
+        worker=worker,
+        workers=workers,
+    )
+
+
+def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of each sample, and whether its label has the largest logit."""
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    return {"eval/loss": losses, "eval/top1": logits.argmax(dim=1) == labels}
 
 
 @torch.no_grad()
-def evaluate(forward: Forward, dataset: Dataset, *, batch_size: int, worker: int = 0, workers: int = 1) -> dict[str, float]:
-    """Mean loss, top-1 and the number of samples, the same on every worker. Collective."""
-    sums = torch.zeros(3, dtype=torch.float64, device=device())  # loss, correct, count
+def mean_scores(scores: Scores, dataset: Dataset, *, batch_size: int, worker: int = 0, workers: int = 1) -> dict[str, float]:
+    """The mean of every score over a split, and the number of samples, the same on every worker. Collective."""
+    sums: dict[str, Tensor] = {}
     stride = batch_size * workers
     for start in range(0, dataset.size, stride):
         places = np.arange(start + worker * batch_size, start + (worker + 1) * batch_size)
         mask = torch.from_numpy(places < dataset.size).to(device())
         places = np.minimum(places, dataset.size - 1)
         labels = torch.from_numpy(dataset.labels[places]).to(device())
-        logits = forward(normalise(dataset.read(places), device())).float()
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        correct = logits.argmax(dim=1) == labels
-        sums += torch.stack([(losses * mask).sum().double(), (correct & mask).sum().double(), mask.sum().double()])
+        found = {**scores(normalise(dataset.read(places), device()), labels, places), "eval/samples": torch.ones_like(mask)}
+        for name, values in found.items():
+            sums[name] = sums.get(name, 0) + (values * mask).sum().double()
+    totals = torch.stack(list(sums.values()))
     if workers > 1:
-        dist.all_reduce(sums)
-    loss, correct_count, count = sums.tolist()
-    return {"eval/loss": loss / count, "eval/top1": correct_count / count, "eval/samples": count}
+        dist.all_reduce(totals)
+    means = dict(zip(sums, totals.tolist(), strict=True))
+    count = means.pop("eval/samples")
+    return {**{name: total / count for name, total in means.items()}, "eval/samples": count}
 
 
 @torch.no_grad()

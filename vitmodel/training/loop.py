@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from vitmodel.config import Recipe
@@ -22,6 +21,7 @@ from vitmodel.data.order import Batch, hash_uint64
 from vitmodel.data.reader import Dataset, Loaded
 from vitmodel.schedule import learning_rate
 from vitmodel.training.engine import device, set_learning_rate
+from vitmodel.training.objectives import Objective
 
 LOGS_PER_RUN = 40
 MAX_LOG_STEPS = 100
@@ -44,6 +44,7 @@ class TrainJob:
     recipe: Recipe
     seed: int
     steps: int
+    objective: Objective
     dataset: Dataset
     lanes: int
     window: int
@@ -102,15 +103,14 @@ def train_step(job: TrainJob, engine: Any, loaded: Loaded, step: int) -> Tensor:
         part = slice(start, start + job.micro_batch)
         batch = Batch(loaded.batch.samples[part], loaded.batch.epochs[part])
         images = augment(normalise(loaded.images[part], device()), batch, job.seed, job.recipe.augment, job.recipe.flip)
-        loss_sum += forward_backward(job, engine, images, torch.from_numpy(loaded.labels[part]).to(device()))
+        loss_sum += forward_backward(job, engine, images, torch.from_numpy(loaded.labels[part]).to(device()), batch)
         engine.step()
     return loss_sum * job.micro_batch / share
 
 
-def forward_backward(job: TrainJob, engine: Any, images: Tensor, labels: Tensor) -> Tensor:
+def forward_backward(job: TrainJob, engine: Any, images: Tensor, labels: Tensor, batch: Batch) -> Tensor:
     """Loss and gradients of one micro-batch."""
-    logits = engine(images.to(next(engine.module.parameters()).dtype))
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=job.recipe.label_smoothing)
+    loss = job.objective.loss(engine, images, labels, batch)
     engine.backward(loss)
     return loss.detach()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vitmodel.config import RunConfig
+from vitmodel.config import RunConfig, Supervised
 from vitmodel.data.reader import Dataset
 from vitmodel.flops import TRAIN_FACTOR, forward_flops
-from vitmodel.models.build import build
+from vitmodel.models.build import build, build_for_training
 from vitmodel.models.cnn import synchronise_statistics
+from vitmodel.models.masked import encoder_weights
 from vitmodel.models.weights import load_for_transfer, save_weights
 from vitmodel.training import checkpoint
-from vitmodel.training.engine import device, ensure_process_group, full_weights, make_engine, resolve_precision
-from vitmodel.training.evaluate import evaluate, features
+from vitmodel.training.engine import device, ensure_process_group, full_weights, make_engine
+from vitmodel.training.evaluate import evaluate, features, mean_scores
 from vitmodel.training.loop import Metrics, TrainJob, train
+from vitmodel.training.objectives import make_objective
 from vitmodel.training.probe import LinearProbe, first_shots
 
 WEIGHTS_FILE = "model.safetensors"
@@ -56,7 +59,8 @@ def execute(config: RunConfig, context: Context) -> Metrics:
 def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Metrics:
     assert config.recipe is not None
     recipe = config.recipe
-    module = build(
+    module = build_for_training(
+        config.objective,
         config.model,
         config.image_size,
         config.classes,
@@ -73,13 +77,14 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
         recipe=config.recipe,
         seed=config.seed,
         steps=config.steps,
+        objective=make_objective(config),
         dataset=dataset,
         lanes=config.data.lanes,
         window=config.data.window,
         worker=worker,
         workers=workers,
         micro_batch=context.micro_batch,
-        flops_per_image=TRAIN_FACTOR * forward_flops(config.model, config.image_size, config.classes),
+        flops_per_image=TRAIN_FACTOR * forward_flops(config.model, config.image_size, config.classes, config.objective),
     )
     start_step = checkpoint.resume(engine, context.folder / "checkpoints", worker=worker, workers=workers)
     started = time.perf_counter()
@@ -88,11 +93,11 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
     if config.phase == "pretrain":
         weights = full_weights(engine)
         if worker == 0:
-            save_weights(weights, context.folder / WEIGHTS_FILE, config.model)
+            kept = weights if isinstance(config.objective, Supervised) else encoder_weights(weights)
+            save_weights(kept, context.folder / WEIGHTS_FILE, config.model)
     engine.eval()
-    precision = torch.bfloat16 if resolve_precision(config.recipe) == "bf16" else torch.float32
-    result = evaluate(
-        lambda images: engine(images.to(precision)),
+    result = mean_scores(
+        partial(job.objective.scores, engine),
         Dataset(context.data_root, config.data.eval_split, config.image_size),
         batch_size=EVAL_BATCH,
         worker=worker,
