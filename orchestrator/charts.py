@@ -89,12 +89,25 @@ class Chart:
         means = self.points["mean"].dropna()
         return len(means) > 0 and means.min() > 0 and means.max() > 2 * means.min()
 
+    @property
+    def y_range(self) -> tuple[float, float] | None:
+        """With laws: errors that hold points, lines and targets. A band may leave it: it knows no bounds."""
+        if not self.trends:
+            return None
+        own = [*self.points["mean"].dropna(), *(value for trend in self.trends for value in trend.y)]
+        own += [value for target in self.targets for value in (target.low, target.high)]
+        return min(own) / 1.4, min(max(own) * 1.25, 1.0) if max(own) <= 1 else max(own)
+
 
 # --- the charts of a frame ------------------------------------------------------------------------------------
 
 
 def of_frame(frame: pd.DataFrame) -> Iterator[Chart]:
-    """Every chart for which runs were planned."""
+    """Every chart for which runs were planned and along whose axis more than one value was."""
+    return (chart for chart in _all_of_frame(frame) if chart.points[chart.x].nunique() > 1)
+
+
+def _all_of_frame(frame: pd.DataFrame) -> Iterator[Chart]:
     for task in standing.tasks(frame, "finetune"):
         yield error_vs_dataset_size(frame, task)
         yield error_vs_pretrain_flops(frame, task)

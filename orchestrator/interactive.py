@@ -92,10 +92,11 @@ def _trend(trend: Trend, unit: float) -> Iterator[Json]:
     for name, mask, dash in (("law", inside, "solid"), ("forecast", ~inside, "dash")):
         if mask.any():
             texts = [text for text, is_here in zip(said, mask, strict=True) if is_here]
-            look = {"line": {"color": hue, "width": 1.6, "dash": dash}, "hovertext": texts, "hoverinfo": "text"}
+            look: Json = {"line": {"color": hue, "width": 1.6, "dash": dash}, "hovertext": texts, "hoverinfo": "text"}
+            look["showlegend"] = name == "law"  # what is dashed and dotted stands above the chart
             yield {**shared, **look, "name": name, "x": numbers(x[mask]), "y": numbers(trend.y[mask])}
     if len(trend.before_x):
-        look = {"line": {"color": hue, "width": 1.6, "dash": "dot"}, "hoverinfo": "name"}
+        look = {"line": {"color": hue, "width": 1.6, "dash": "dot"}, "hoverinfo": "name", "showlegend": False}
         yield {
             **shared,
             **look,
@@ -174,10 +175,11 @@ def _x_axis(chart: Chart) -> Json:
 
 def _y_axis(chart: Chart) -> Json:
     """Errors in percent, logarithmic where they span a factor of two."""
-    means = chart.points["mean"].dropna()
+    low, high = chart.y_range or (0.0, 0.0)
     if chart.is_log_y:
-        return {"type": "log", **_log_ticks(means, 100.0, "%")}
-    return {"type": "linear", "tickformat": ".3~p"}
+        ends = {"range": numbers([math.log10(low), math.log10(high)])} if high else {}
+        return {"type": "log", **_log_ticks(chart.points["mean"].dropna(), 100.0, "%"), **ends}
+    return {"type": "linear", "tickformat": ".3~p", **({"range": numbers([low, high])} if high else {})}
 
 
 def _log_ticks(values: pd.Series, factor: float, unit: str) -> Json:

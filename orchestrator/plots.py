@@ -81,6 +81,8 @@ def draw(chart: Chart) -> Figure:
             axes.plot(best[chart.x], best["mean"], color=colour(family), linewidth=9, alpha=0.16, zorder=1)
     _x_axis(axes, scaled[chart.x], chart)
     _error_axis(axes, chart)
+    if chart.y_range:
+        axes.set_ylim(*chart.y_range)
     if chart.has_ticks and not chart.trends:
         _label_ends(axes, scaled, chart.x)
     elif len(scaled):

@@ -21,7 +21,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator import charts, interactive, plots, standing, tables
+from orchestrator import answertables, charts, interactive, lawcharts, plots, standing, tables
+from orchestrator.answers import Findings
 from orchestrator.charts import Chart
 from orchestrator.standing import count, family_name, flops_words, percent
 
@@ -29,7 +30,7 @@ PLACED_FACTS = ("title", "note", "study_yaml", "resolved", "planned", "wall_seco
 LEGEND_WORDS = "Point at a mark for its run, size, data, compute and top-1; touch a name in a legend to hide it; drag to zoom."
 
 
-def write(frame: pd.DataFrame, folder: Path, facts: dict[str, Any]) -> Path:
+def write(frame: pd.DataFrame, folder: Path, facts: dict[str, Any], findings: Findings | None = None) -> Path:
     """Write report.html, replaced in one step, and figures/NAME.svg and .png; returns the page's path.
 
     Of `facts` any key may be absent: title, note, study_yaml, resolved (the study with its defaults), planned (the totals of
@@ -37,7 +38,7 @@ def write(frame: pd.DataFrame, folder: Path, facts: dict[str, Any]) -> Path:
     by side) of this execution; every other key (storage, git, packages and what else `results.provenance` knows) stands
     under provenance.
     """
-    drawn = list(charts.of_frame(frame))
+    drawn = _charts(frame, findings)
     scripts = [Markup(_template(name)) for name in ("plotly-basic.min.js", "report.js")]
     page = (
         _environment()
@@ -47,12 +48,7 @@ def write(frame: pd.DataFrame, folder: Path, facts: dict[str, Any]) -> Path:
             note=facts.get("note", ""),
             study_yaml=facts.get("study_yaml", ""),
             resolved=json.dumps(facts["resolved"], indent=1) if facts.get("resolved") else "",
-            verdicts=[],
-            targets=[],
-            laws=[],
-            comparisons=[],
-            ceilings={},
-            level="",
+            **answertables.of_findings(findings),
             summary=summary_lines(frame),
             legend_words=LEGEND_WORDS,
             figures=[_figure(chart, folder / "figures") for chart in drawn],
@@ -73,6 +69,14 @@ def write(frame: pd.DataFrame, folder: Path, facts: dict[str, Any]) -> Path:
     partial_file = folder / f".report.html.{uuid.uuid4().hex[:8]}"
     partial_file.write_text(page, encoding="utf-8")
     return partial_file.replace(folder / "report.html")
+
+
+def _charts(frame: pd.DataFrame, findings: Findings | None) -> list[Chart]:
+    """Curves with laws first; a curve of the frame that stands among them already is left out."""
+    if findings is None:
+        return list(charts.of_frame(frame))
+    better = lawcharts.stand_ins(findings)
+    return [*lawcharts.of_findings(findings), *(chart for chart in charts.of_frame(frame) if chart.name not in better)]
 
 
 def _environment() -> Environment:

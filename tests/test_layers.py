@@ -47,6 +47,8 @@ LAYERS: dict[str, str] = {
     "orchestrator.plots": "L3a",
     "orchestrator.charts": "L3a",
     "orchestrator.interactive": "L3a",
+    "orchestrator.lawcharts": "L3a",
+    "orchestrator.answertables": "L3a",
     "orchestrator.report": "L3a",
     "orchestrator.standing": "L3a",
     "orchestrator.laws": "L3a",

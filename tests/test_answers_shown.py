@@ -1,0 +1,147 @@
+"""Contracts of findings as the report shows them: verdicts with their numbers, laws with bands, what was held out, targets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_report import CANARY, Page, done
+
+from orchestrator import answertables, interactive, lawcharts, laws, plots, report
+from orchestrator.answers import Claim, Comparison, Curve, Findings, Forecast, Measure, Point, Verdict, View
+
+IMAGES = np.geomspace(1e3, 1e6, 10)
+
+
+def law_of(exponent: float) -> laws.Law:
+    noise = np.exp(0.01 * np.sin(np.arange(len(IMAGES)) * 7.0))
+    return laws.fit(IMAGES, 5 * IMAGES**-exponent * noise, "M1")
+
+
+@pytest.fixture(scope="module")
+def found() -> Findings:
+    """Two families of known power laws over data, one curve without a law, a verdict in two views, two targets."""
+    curves = [
+        Curve(view="digits", family=f, variant="", axis="dataset_size", points=points(f, c), law=law_of(c))
+        for f, c in (("vit", 0.5), ("resnet", 0.3))
+    ]
+    none = Curve(view="digits", family="vit", variant="", axis="pretrain_flops", points=(), law=None, refused="too few points")
+    ratio = laws.compute_ratio(law_of(0.3), law_of(0.5))
+    claim = Claim(
+        name="overtakes",
+        says="ViT overtakes ResNet",
+        view="digits",
+        headline=True,
+        verdict=Verdict.HOLDS,
+        number=Measure(what="crossing", value=3e4, low=2e4, high=4e4, unit="images"),
+        parts=(),
+        method="laws",
+        sentence="It does.",
+        runs=("a", "b"),
+    )
+    forecast = Forecast(
+        target="ViT at 3M",
+        view="digits",
+        variant="V8",
+        dataset_size=3_000_000,
+        error=0.003,
+        low=0.002,
+        high=0.004,
+        form="M1",
+        by="data",
+        beyond={"dataset_size": 3.0},
+        rollout_rmse=0.02,
+        runs=("a",),
+        made="2026-01-01T00:00:00+00:00",
+        made_before=True,
+        measured=0.0035,
+        state="inside",
+    )
+    return Findings(
+        study="toy",
+        level=0.9,
+        views=(View(name="digits", tasks=("digits",), phase="finetune", how="7 epochs"),),
+        curves=(*curves, none),
+        comparisons=(Comparison(view="digits", first="resnet", second="vit", method="M1", ratio=ratio),),
+        ceilings={},
+        claims=(claim, replace(claim, view="mean", headline=False, verdict=Verdict.CANNOT_TELL)),
+        forecasts=(forecast, replace(forecast, target="nobody knows", state="refused", refused="no law", measured=math.nan)),
+    )
+
+
+def points(family: str, exponent: float) -> tuple[Point, ...]:
+    fields = {
+        "family": family,
+        "variant": f"{family}-8",
+        "params": 1000,
+        "dataset": "shapes",
+        "epochs": 6.0,
+        "seed": 0,
+        "spread": 0.01,
+        "noise": 0.01,
+    }
+    known = {name: value for name, value in fields.items() if name in Point.__dataclass_fields__}
+    return tuple(
+        Point(**known, dataset_size=int(n), pretrain_flops=1e6 * n, error=float(5 * n**-exponent), runs=(f"run-{i}",))
+        for i, n in enumerate(IMAGES)
+    )
+
+
+def test_verdicts_and_targets_are_told_with_numbers(found: Findings) -> None:
+    shown = answertables.of_findings(found)
+    (verdict,) = shown["verdicts"]
+    assert (verdict["verdict"], verdict["tally"], verdict["runs"]) == ("holds", "1 cannot tell", ["a", "b"])
+    assert "3e+04" in verdict["number"]
+    known, unknown = shown["targets"]
+    assert (known["error"], known["interval"], known["measured"]) == ("0.3%", "0.2% to 0.4%", "0.35%")
+    assert (unknown["error"], unknown["by"]) == ("", "no law")
+    assert shown["unfitted"] == ["1 curve without a law: too few points"]
+
+
+def test_parameters_stand_in_their_own_unit_with_intervals_that_hold_the_truth(found: Findings) -> None:
+    for curve, exponent in zip(found.curves, (0.5, 0.3), strict=False):
+        assert curve.law is not None
+        value, low, high = answertables.parameters(curve.law, 0.9)["c"]
+        assert low <= value <= high
+        assert value == pytest.approx(exponent, abs=0.01)
+
+
+def test_what_is_held_out_is_beyond_half_of_the_largest_and_was_not_fitted(found: Findings) -> None:
+    law = found.curves[0].law
+    assert law is not None
+    test = lawcharts.held_out(law)
+    assert test is not None
+    assert test.cut == IMAGES[-1] / 2
+    assert test.law.x_range[1] <= test.cut
+    assert test.rmse == pytest.approx(0.01, abs=0.01)
+    assert lawcharts.held_out(laws.fit(IMAGES[:4], 5 * IMAGES[:4] ** -0.5, "M1")) is None, "three points carry no law"
+
+
+def test_a_chart_with_laws_shows_bands_held_out_points_and_targets_in_both_drawings(found: Findings) -> None:
+    (chart,) = lawcharts.of_findings(found)
+    assert len(chart.trends) == 2
+    assert [target.label for target in chart.targets] == ["ViT at 3M"]
+    hollow = chart.points[chart.points["held_out"]]
+    assert list(hollow["dataset_size"]) == [1_000_000, 1_000_000]
+    for trend in chart.trends:
+        assert (trend.low <= trend.y).all()
+        assert (trend.y <= trend.high).all()
+        assert trend.x.max() >= 3_000_000, "the law reaches the target"
+    low, high = chart.y_range or (1, 0)
+    assert low < 0.002 < chart.points["mean"].max() < high
+    names = [trace["name"] for trace in interactive.figure(chart)["data"]]
+    assert [names.count(name) for name in ("band", "law", "forecast", "measured")] == [2, 2, 2, 1]
+    assert {"_law", "_forecast", "_before"} <= {str(line.get_label()) for line in plots.draw(chart).axes[0].lines}
+
+
+def test_the_page_opens_with_the_verdicts_and_escapes_them(found: Findings, tmp_path: Path) -> None:
+    hostile = replace(found, claims=tuple(replace(claim, sentence=CANARY, says=CANARY) for claim in found.claims))
+    text = report.write(done(tmp_path), tmp_path, {}, hostile).read_text()
+    shown = Page(text).shown
+    assert CANARY not in text
+    assert shown.count(CANARY) >= 2
+    order = [shown.index(word) for word in ("Verdicts", "Targets", "Where each family stands", "Curves", "Laws", "Results")]
+    assert order == sorted(order)
