@@ -58,7 +58,9 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One pretraining as a view sees it: its error, the standard deviation of its log error, and the rows it is made of."""
+    """One pretraining as a view sees it: its error, the rows it is made of, and how far its log error may be off (standard
+    deviations): by its finite test sets alone (`noise`), and by these and the seed (`spread`).
+    """
 
     family: str
     variant: str
@@ -69,6 +71,7 @@ class Point:
     pretrain_flops: float
     seed: int
     error: float
+    noise: float
     spread: float
     runs: tuple[str, ...]
 

@@ -14,7 +14,16 @@ from collections.abc import Hashable, Sequence
 
 from numpy.typing import ArrayLike
 
-from orchestrator.scaling.compare import Crossing, Ratio, Reached, compute_ratio, crossing, front_ratio
+from orchestrator.scaling.compare import (
+    Crossing,
+    Ratio,
+    Reached,
+    compute_ratio,
+    crossing,
+    front_ratio,
+    log_draws,
+    log_gap_draws,
+)
 from orchestrator.scaling.fitting import fit_auto, fit_form
 from orchestrator.scaling.forms import FORMS
 from orchestrator.scaling.fronts import ceilings, isoflop, isoflop_minimum, pareto
@@ -42,6 +51,8 @@ __all__ = [
     "front_ratio",
     "isoflop",
     "isoflop_minimum",
+    "log_draws",
+    "log_gap_draws",
     "noise_weights",
     "pareto",
     "seed_spread",

@@ -54,12 +54,14 @@ class Import(Frozen):
 class Claims(Frozen):
     """Which claims are judged, on which rows, and how sure one must be.
 
-    tasks: their mean is the first view. pairs: (larger, smaller) variants. test_images: where the rows do not say it.
-    seed_spread: standard deviation of log error between seeds, assumed where no run was repeated with another seed.
+    tasks: their mean is the first view; leave_out: also the mean without these (default: those at their ceiling). pairs:
+    (larger, smaller) variants. test_images: where the rows do not say it. seed_spread: standard deviation of log error
+    between seeds, assumed where no run was repeated with another seed.
     """
 
     check: tuple[ClaimName, ...] | None = None
     tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
+    leave_out: tuple[str, ...] | None = None
     on: dict[ClaimName, str] = Field(default={})  # the view (a task's name) on which a claim is judged, if not the first
     test_images: dict[str, Count] = Field(default={})
     challenger: str = "vit"

@@ -29,6 +29,7 @@ from vitmodel.config import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrator.answers import Findings
     from orchestrator.follow import Follow
 
 POLL_SECONDS = 0.5
@@ -189,6 +190,8 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
     write_json(folder / "plan.json", prepared.data)
     runs, all_cells = len(prepared.plan.runs), len(prepared.plan.cells)
     console.print(f"{study.name}: {runs} runs, {len(cells)} of {all_cells} cells open, storage {store.root}")
+    if study.targets:
+        _forecast(prepared)
     follow = Follow(prepared.file.study, store, prepared.data, console)
     if cells:
         _make_datasets(prepared, console)
@@ -203,6 +206,15 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
             print(f"error: {error}", file=sys.stderr)
             return NO_CLUSTER
     return _finish(prepared, follow, started)
+
+
+def _forecast(prepared: Prepared) -> None:
+    """Save what the rows there are say of targets that are not done, before anything runs."""
+    from orchestrator import findings, results
+
+    study, store = prepared.file.study, prepared.store
+    frame = results.collect(store.root, study.name)
+    findings.keep(findings.findings(frame, study), store.study(study.name))
 
 
 def _make_datasets(prepared: Prepared, console: Any) -> None:
@@ -223,13 +235,14 @@ def _make_datasets(prepared: Prepared, console: Any) -> None:
         console.print(f"packed {name}: {samples:,} images of {index.classes} classes in {seconds:.1f} s")
 
 
-def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.DataFrame, list[Path]]:
-    """Collect the rows there are; write results.csv, report.html and figures/."""
-    from orchestrator import report, results
+def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.DataFrame, Findings, list[Path]]:
+    """Collect the rows there are; write results.csv, what they say (findings.json, claims.csv), report.html, figures/."""
+    from orchestrator import findings, report, results
 
     study, store = prepared.file.study, prepared.store
     folder = store.study(study.name)
     frame = results.collect(store.root, study.name)
+    found = findings.keep(findings.findings(frame, study), folder)
     facts = {
         "title": study.report.title or study.name,
         "note": study.report.note,
@@ -244,25 +257,33 @@ def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.Dat
         **results.provenance(store.root, study.name),
         **efficiency,
     }
-    return frame, [results.write(frame, folder), report.write(frame, folder, facts), folder / "figures"]
+    page = report.write(frame, folder, facts)
+    return frame, found, [results.write(frame, folder), page, folder / "claims.csv", folder / "figures"]
 
 
 def _finish(prepared: Prepared, follow: Follow, started: float) -> int:
     """Collect, report, send to MLflow, say where everything is."""
-    frame, files = write_report(prepared, follow.efficiency(started))
+    frame, found, files = write_report(prepared, follow.efficiency(started))
     states = frame["status"].value_counts().to_dict()
     sent = follow.tracking.finish(files, {f"runs.{state}": str(n) for state, n in states.items()})
+    _say(frame, found)
     _say_where(frame, files, follow, follow.efficiency(started), sent)
     if states.get("DONE", 0) == len(frame):
         return DONE
     return OVER_BUDGET if states.get("BUDGET") else SOME_FAILED
 
 
-def _say_where(frame: pd.DataFrame, files: list[Path], follow: Follow, facts: dict[str, Any], sent: bool) -> None:
-    from orchestrator import report
+def _say(frame: pd.DataFrame, found: Findings) -> None:
+    """Results, what they mean, and the verdicts on the study's claims and targets."""
+    from orchestrator import findings, report
 
     print(report.table_text(frame))
     print(*report.summary_lines(frame), sep="\n")
+    if text := findings.as_text(found):
+        print(f"\n{text}")
+
+
+def _say_where(frame: pd.DataFrame, files: list[Path], follow: Follow, facts: dict[str, Any], sent: bool) -> None:
     wall, training = facts["wall_seconds"], facts["training_seconds"]
     if training:
         ratio = f"{wall / training:.2f} x the pure training time it contains"

@@ -54,7 +54,7 @@ def report(study: StudyPath, storage: Storage = None, as_json: Json = False) -> 
     if as_json:
         print(results.collect(prepared.store.root, prepared.plan.study).to_json(orient="records", indent=1))
         return
-    for path in studies.write_report(prepared, {})[1]:
+    for path in studies.write_report(prepared, {})[-1]:
         print(path)
 
 

@@ -133,6 +133,18 @@ def crossing(first: Law, second: Law, level: float = 0.9) -> Crossing:
     return Crossing(x=float(found), low=float(low_x), high=float(high_x), gains=gains, chance=share, common=(low, high))
 
 
+def log_draws(law: Law, x: ArrayLike) -> Array:
+    """log error (R, n) at each x by each of the law's bootstrap draws."""
+    return _log_y(law, np.atleast_1d(np.asarray(x, dtype=float)), law.draws)
+
+
+def log_gap_draws(first: Law, second: Law, x: ArrayLike) -> Array:
+    """log error of the first over the second (R, n) at each x, drawn independently unless the laws were fitted together."""
+    values = np.atleast_1d(np.asarray(x, dtype=float))
+    one, two = _pairs(first, second)
+    return _log_y(first, values, one) - _log_y(second, values, two)
+
+
 # --- parts ----------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +220,7 @@ def _ratio(
         value = float(np.exp(middle[:averaged].mean()))
     if covered.any():
         low, high = np.exp(np.quantile(np.nanmean(finite[covered, :averaged], axis=1), tails))
+        low, high = min(float(low), value), max(float(high), value)  # draws that never got there left a one-sided rest
     return Ratio(
         value=value,
         low=float(low),
