@@ -108,9 +108,9 @@ def pack_config(description: Description, folder: Path, *, dev: bool = False, **
         dev_images(description)
     return PackConfig(
         path=str(folder.absolute()),
-        files=description.files,
+        files=(dev and description.dev_files) or description.files,
         hold_out=description.hold_out,
-        dev=description.dev if dev else None,
+        dev=description.dev if dev and description.dev_files is None else None,
         label_sets=description.label_sets,
         class_names=description.class_names,
         source=f"{description.title}, {description.homepage}",

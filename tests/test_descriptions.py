@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import datafiles
 import numpy as np
 import pytest
 from conftest import ROOT, WriteStudy
+from scipy.io import savemat
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
@@ -17,6 +19,7 @@ from orchestrator.plan import make_plan
 from orchestrator.spec import read_study
 from vitmodel.config import UserError
 from vitmodel.data.index import load_index
+from vitmodel.data.opening import open_source
 from vitmodel.data.verify import verify
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -161,9 +164,92 @@ def test_the_fashion_study_plans_without_its_images(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not FASHION.exists(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_real_fashion_mnist_is_what_its_description_says() -> None:
-    from vitmodel.data.opening import open_source
-
     description = read_description(HOME / "fashion_mnist.yaml")
     source = open_source(pack_config(description, FASHION), Path("unused"))
     assert {split: len(part.labels) for split, part in source.parts.items()} == description.splits
     assert (source.classes, source.class_names[0]) == (10, "T-shirt/top")
+
+
+def cifar(root: Path, label_bytes: int) -> None:
+    names = ("train.bin", "test.bin") if label_bytes == 2 else (*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin")
+    name = "cifar-100-binary.tar.gz" if label_bytes == 2 else "cifar-10-binary.tar.gz"
+    datafiles.cifar_archive(root / name, {file: datafiles.cifar_records(10, label_bytes) for file in names})
+
+
+def listed(root: Path, lists: dict[str, range], line: str, image: str) -> None:
+    for name, numbers in lists.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("".join(line.format(n, n % 3, n % 3 + 1) + "\n" for n in numbers))
+        for n in numbers:
+            path = root / image.format(n)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(datafiles.image(n))
+
+
+def flowers(root: Path) -> None:
+    savemat(root / "imagelabels.mat", {"labels": np.arange(30).reshape(1, -1) % 3 + 1})
+    sets = {"trnid": np.arange(1, 11), "valid": np.arange(11, 21), "tstid": np.arange(21, 31)}
+    savemat(root / "setid.mat", sets)
+
+
+def imagenet(root: Path) -> None:
+    datafiles.class_folders(root / "train", 10)
+    datafiles.class_folders(root / "val", 1)
+    for place, path in enumerate(sorted((root / "val").rglob("*.jpg"))):
+        path.rename(path.with_name(f"ILSVRC2012_val_{place + 1:08d}.JPEG"))
+    (root / "real.json").write_text("[[0], [], [2, 1]]")
+
+
+def synsets(root: Path) -> None:
+    datafiles.class_folders(root, 400)
+
+
+VTAB_LISTS = {"train800.txt": range(8), "val200.txt": range(8, 10), "train800val200.txt": range(10), "test.txt": range(10, 15)}
+PETS_LISTS = {"annotations/trainval.txt": range(20), "annotations/test.txt": range(20, 29)}
+
+# name: (what makes small files of its format, images in each split, and with --dev)
+KNOWN: dict[str, tuple[Callable[[Path], None], dict[str, int], dict[str, int] | None]] = {
+    "cifar10": (lambda root: cifar(root, 1), {"train": 50, "test": 10}, {"train": 49, "val": 1}),
+    "cifar100": (lambda root: cifar(root, 2), {"train": 10, "test": 10}, {"train": 9, "val": 1}),
+    "oxford_pets": (
+        lambda root: listed(root, PETS_LISTS, "Beagle_{0} {2} 1 1", "images/Beagle_{0}.jpg"),
+        {"train": 20, "test": 9},
+        {"train": 18, "val": 2},
+    ),
+    "flowers102": (flowers, {"train": 20, "test": 10}, {"train": 18, "val": 2}),
+    "imagenet1k": (imagenet, {"train": 30, "val": 3}, {"train": 29, "val": 1}),
+    "imagenet_real": (imagenet, {"train": 30, "val": 3}, None),
+    "imagenet21k": (synsets, {"train": 1195, "val": 5}, None),
+    "vtab/dtd": (
+        lambda root: listed(root, VTAB_LISTS, "images/{0}.jpg {1}", "images/{0}.jpg"),
+        {"train": 10, "test": 5},
+        {"train": 8, "val": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_descriptions_open_files_of_their_format(name: str, tmp_path: Path) -> None:
+    """What cannot be downloaded here, in small: the format, the split and the development set."""
+    make, splits, dev_splits = KNOWN[name]
+    make(tmp_path)
+    description = read_description(HOME / f"{name}.yaml")
+    for wanted, dev in ((splits, False), (dev_splits, True)):
+        if wanted is None:
+            continue
+        source = open_source(pack_config(description, tmp_path, dev=dev), tmp_path / "staging")
+        assert {split: len(part.labels) for split, part in source.parts.items()} == wanted
+        assert min(int(part.labels.min()) for part in source.parts.values()) == 0
+        assert source.licence == description.licence
+    if name == "imagenet_real":
+        source = open_source(pack_config(description, tmp_path), tmp_path / "staging")
+        assert source.parts["val"].label_sets == [(0,), (), (2, 1)]
+
+
+def test_all_of_vtab_is_here() -> None:
+    tasks = [read_description(HOME / f"{name}.yaml") for name in known_names() if name.startswith("vtab/")]
+    assert len(tasks) == 19
+    assert all((task.splits["train"], task.dev) == (1000, 0.2) for task in tasks)
+    assert sorted(task.classes for task in tasks) == sorted(
+        (100, 102, 47, 102, 37, 10, 397, 2, 10, 45, 5, 8, 6, 6, 4, 16, 16, 18, 9)
+    )

@@ -116,10 +116,11 @@ class Description(Frozen):
     files: Format
     classes: int = Field(gt=1)
     class_names: tuple[str, ...] = ()
-    splits: dict[Split, int]  # images in each after packing; 0: decided by key hash
+    splits: dict[Split, int]  # images in each after packing; 0: left open
     eval_split: Literal["val", "test"]
     hold_out: dict[Split, Fraction] = Field(default={})
     dev: Fraction | None = None  # the ViT paper's development set (Table 4 and appendix B.1.1), as a part of train
+    dev_files: Format | None = None  # where lists name the development set: they, in place of a seeded cut
     label_sets: LabelSets | None = None
     note: str = ""
     pack: str
@@ -128,6 +129,8 @@ class Description(Frozen):
     def _is_consistent(self) -> Self:
         if "train" not in self.splits or self.eval_split not in self.splits:
             raise ValueError("splits must have train and the eval_split")
+        if self.dev_files is not None and self.dev is None:
+            raise ValueError("dev_files need dev, the part of train that they judge on")
         if self.class_names and len(self.class_names) != self.classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.classes} classes")
         return self
