@@ -82,7 +82,7 @@ def test_stock_webdataset_reads_our_shards(packed: Path) -> None:
 
 def test_cache_and_files_give_the_same(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = Dataset(packed, "val", 16)
-    monkeypatch.setattr("vitmodel.data.reader.CACHE_BYTES", 0)
+    monkeypatch.setattr("vitmodel.data.kept.AUTO_BYTES", 0)
     direct = Dataset(packed, "val", 16)
     order = direct.order(seed=0, lanes=4, window=16)
     batches = [order.batch(step, 8) for step in range(20)]
@@ -147,7 +147,7 @@ def test_a_broken_image_is_named(packed: Path, tmp_path: Path, monkeypatch: pyte
     data = bytearray(path.read_bytes())
     data[member["offset"] + 60 : member["offset"] + member["bytes"]] = bytes(member["bytes"] - 60)
     path.write_bytes(data)
-    monkeypatch.setattr("vitmodel.data.reader.CACHE_BYTES", 0)
+    monkeypatch.setattr("vitmodel.data.kept.AUTO_BYTES", 0)
     with pytest.raises(UserError, match=f"val-00000.tar: sample 3 at byte {member['offset']}"):
         Dataset(root, "val", 16).read(np.array([3]))
 

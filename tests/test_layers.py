@@ -24,6 +24,7 @@ LAYERS: dict[str, str] = {
     "vitmodel.recipes": "L0",
     "vitmodel.recognise": "L0",
     "vitmodel.data.index": "L0",
+    "vitmodel.data.remote": "L0",
     "vitmodel.data.generated": "L0",
     "vitmodel.data.descriptions": "L0",
     "vitmodel.models": "L1",

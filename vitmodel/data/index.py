@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from vitmodel.config import Frozen, UserError
+from vitmodel.data.remote import Patience, is_url, join, read_whole
 
 INDEX_FILE = "index.json"
 
@@ -62,27 +63,32 @@ def render_index(index: DatasetIndex) -> str:
     return index.model_copy(update={"digest": hashlib.sha256(text.encode()).hexdigest()}).model_dump_json(indent=1)
 
 
-def load_index(root: Path) -> DatasetIndex:
-    """Read and check a dataset's index. Raises UserError where it is missing, unreadable, or older than its shards."""
+def load_index(root: Path | str) -> DatasetIndex:
+    """Read and check a dataset's index. Raises UserError where it is missing, unreadable, or older than its shards.
+
+    Shards behind a URL are checked when they are read.
+    """
     index = read_index(root)
-    for split in index.splits.values():
-        for shard in split.shards:
-            _check_shard(root, shard)
+    if not is_url(root):
+        for split in index.splits.values():
+            for shard in split.shards:
+                _check_shard(Path(root), shard)
     return index
 
 
-def read_index(root: Path) -> DatasetIndex:
-    """The index alone, its shards unseen. Raises UserError where it is missing or unreadable."""
-    path = root / INDEX_FILE
+def read_index(root: Path | str, patience: Patience | None = None) -> DatasetIndex:
+    """The index alone, its shards unseen. Raises UserError where it is missing or unreadable, RemoteError where the
+    store behind a URL does not answer."""
+    path = join(root, INDEX_FILE)
     try:
-        return DatasetIndex.model_validate_json(path.read_text())
+        text = read_whole(path, patience or Patience()) if is_url(root) else Path(path).read_bytes()
+        return DatasetIndex.model_validate_json(text)
     except FileNotFoundError:
         raise UserError(
             "no dataset here: index.json is missing", file=str(root), allowed="a folder made by `vitscale data pack`"
         ) from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"unreadable index: {detail}", file=str(path)) from None
+    except ValidationError as error:
+        raise UserError(f"unreadable index: {error.errors()[0]['msg']}", file=path) from None
 
 
 def _check_shard(root: Path, shard: Shard) -> None:

@@ -1,86 +1,104 @@
-"""Samples of a packed dataset by number: read, decoded by our own allow-list, kept in memory when they fit.
+"""Samples of a packed dataset by number: read, decoded, cropped where the recipe asks for it, kept in memory when they fit.
+
+What comes out is decided by the dataset's bytes, the resolution and the crops alone: not by the cache, the number of
+threads or workers, or where the dataset lies.
 
 Shapes: images are uint8 (B, S, S, 3) arrays.
 """
 
 from __future__ import annotations
 
-import io
-import mmap
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from vitmodel.config import UserError
+from vitmodel.data.badsamples import BadSamples, Record
+from vitmodel.data.crops import Crops, Draws, box_of, draw
+from vitmodel.data.decode import DecodeError, Images, decode_box, read_header
 from vitmodel.data.index import load_index
+from vitmodel.data.kept import automatic_bytes, kept
+from vitmodel.data.nodecache import NodeCache
 from vitmodel.data.order import Batch, Ints, Order
+from vitmodel.data.remote import Patience, is_url
+from vitmodel.data.splitfiles import Place, SplitFiles
 
-ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP")  # never a decoder that can run code
-MAX_PIXELS = 2**26
-CACHE_BYTES = int(os.environ.get("VITSCALE_CACHE_BYTES", str(2 * 2**30)))  # decoded images a process may keep
-READ_AHEAD = 4  # batches, and threads that decode them
-
-Images = NDArray[np.uint8]
+FETCHES = 8  # shards that are copied to this node at the same time
+FETCH_AHEAD = 16  # batches whose shards are asked for before they are needed
+MAX_THREADS = 8
 
 
 class Loaded(NamedTuple):
-    """A batch as it is read, before augmentation."""
+    """A batch as it is read, before what happens on the device. `batch` names the samples that are really in it."""
 
     images: Images
     labels: Ints
     batch: Batch
+    cropped: bool = False  # crop and flip are done: augment neither again
 
 
-class SplitFiles:
-    """The tar files of one split, opened by sample number."""
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a dataset is read. Nothing here changes what is read, but for samples that cannot be."""
 
-    def __init__(self, root: Path, split: str) -> None:
-        index = load_index(root)
-        if split not in index.splits:
-            raise UserError(f"no split {split!r}", file=str(root), allowed=", ".join(index.splits))
-        shards = index.splits[split].shards
-        self.key = (index.identity, str(root.resolve()), split)
-        self.shard_sizes = tuple(shard.samples for shard in shards)
-        self._first = np.concatenate(([0], np.cumsum(self.shard_sizes)))
-        self._members = np.concatenate([np.load(root / shard.members) for shard in shards])
-        self._paths = tuple(root / shard.name for shard in shards)
-        self.labels: Ints = self._members["label"].astype(np.int64)
+    cache: Literal["auto", "off"] | int = "auto"  # bytes of decoded images that a process may keep
+    skip_up_to: float = 0.0  # part of the samples that may be bad; 0: the first one ends the run
+    known_bad: Path | None = None  # what earlier attempts of the run have met
+    threads: int | None = None  # that decode; None: one a CPU
+    node_cache: NodeCache = field(default_factory=NodeCache)
+    patience: Patience = field(default_factory=Patience)
 
-    def decode(self, sample: int, resolution: int) -> Images:
-        """One image (S, S, 3), resampled where it has another size. Raises UserError naming file and offset of a bad one."""
-        shard = int(np.searchsorted(self._first, sample, side="right")) - 1
-        offset, length, _ = self._members[sample].tolist()
-        path = self._paths[shard]
-        try:
-            with Image.open(io.BytesIO(_mapped(path)[offset : offset + length]), formats=ALLOWED_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
-                pixels = image.convert("RGB")
-        except (OSError, ValueError) as error:
-            raise UserError(f"sample {sample} at byte {offset} is no readable image: {error}", file=str(path)) from error
-        if pixels.size != (resolution, resolution):
-            pixels = pixels.resize((resolution, resolution), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        return np.asarray(pixels)
+
+class _BadSampleError(Exception):
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        super().__init__(record["reason"])
 
 
 class Dataset:
-    """The first `size` samples of one split, at one resolution."""
+    """The first `size` samples of one split, at one resolution.
 
-    def __init__(self, root: Path, split: str, resolution: int, size: int | None = None) -> None:
-        self.files = SplitFiles(root, split)
+    With `crops`, images that are not stored at the resolution are cropped and flipped as they are decoded; those that are
+    come whole, to be augmented in batches on the device. Which of the two is a matter of the dataset alone.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str,
+        resolution: int,
+        size: int | None = None,
+        *,
+        reading: Reading | None = None,
+        crops: Crops | None = None,
+    ) -> None:
+        self.reading = reading = reading or Reading()
+        index = load_index(root)
+        self.files = SplitFiles(root, index, split, cache=reading.node_cache, patience=reading.patience)
         self.size = size or sum(self.files.shard_sizes)
         self.resolution = resolution
-        self.labels = self.files.labels[: self.size]
-        fits = self.size * resolution**2 * 3 <= CACHE_BYTES
-        self._cache = _decoded(self.files, resolution, self.size) if fits else None
+        self.crops = crops if index.image_size != resolution else None
+        self.bad = BadSamples(split, self.size, reading.skip_up_to, reading.known_bad)
+        self._fetches = FETCH_AHEAD if is_url(root) else 0
+        self._threads = reading.threads or min(MAX_THREADS, len(os.sched_getaffinity(0)))
+        self._kept: Images | None = None
+        self._unkept: dict[int, Record] = {}  # the bad ones among what is kept
+        room = automatic_bytes() if reading.cache == "auto" else 0 if reading.cache == "off" else reading.cache
+        if self.crops is None and self.size * resolution**2 * 3 <= room:
+            self._kept, self._unkept = self._keep(room)
+
+    @cached_property
+    def labels(self) -> Ints:
+        """The class of every sample."""
+        return self.files.labels[: self.size].astype(np.int64)
 
     def order(self, *, seed: int, lanes: int, window: int) -> Order:
         """The training order over these samples."""
@@ -88,42 +106,112 @@ class Dataset:
 
     def read(self, samples: Ints) -> Images:
         """Decoded images (B, S, S, 3), in the order asked for."""
-        if self._cache is not None:
-            return self._cache[samples]
-        return np.stack([self.files.decode(int(sample), self.resolution) for sample in samples])
+        return self.load(Batch(samples, np.zeros(len(samples), dtype=np.int64))).images
+
+    def load(self, batch: Batch) -> Loaded:
+        """Read one batch. Raises UserError naming file, member and byte of a bad sample, where the policy skips it not."""
+        if self._kept is not None and not self._unkept:
+            return Loaded(self._kept[batch.samples], self.labels[batch.samples], batch)
+        images = np.empty((len(batch.samples), self.resolution, self.resolution, 3), dtype=np.uint8)
+        samples, labels = batch.samples.copy(), np.empty(len(batch.samples), dtype=np.int64)
+        draws = draw(self.crops, batch) if self.crops else None
+        for row, place in enumerate(self.files.places(batch.samples)):
+            try:
+                self._put(images[row], int(samples[row]), place, draws, row)
+                labels[row] = place.label
+            except _BadSampleError as error:
+                self.bad.add(error.record)
+                samples[row], labels[row] = self._replace(images[row], int(samples[row]), int(batch.epochs[row]))
+        return Loaded(images, labels, Batch(samples, batch.epochs), self.crops is not None)
 
     def batches(self, batches: Iterable[Batch]) -> Iterator[Loaded]:
         """Read these batches in order, the next ones already under way in threads."""
-        source = iter(batches)
-        if self._cache is not None:
-            yield from map(self._load, source)
+        if self._kept is not None:
+            yield from map(self.load, batches)
             return
-        with ThreadPoolExecutor(READ_AHEAD) as pool:
-            waiting = [pool.submit(self._load, batch) for batch in islice(source, READ_AHEAD)]
+        decoding, fetching = ThreadPoolExecutor(self._threads), ThreadPoolExecutor(FETCHES)
+        try:
+            source = self._fetched(iter(batches), fetching)
+            waiting: deque[Future[Loaded]] = deque()
+            for batch in islice(source, self._threads + 1):
+                waiting.append(decoding.submit(self.load, batch))
             while waiting:
-                loaded = waiting.pop(0).result()
-                waiting += [pool.submit(self._load, batch) for batch in islice(source, 1)]
+                loaded = waiting.popleft().result()
+                waiting.extend(decoding.submit(self.load, batch) for batch in islice(source, 1))
                 yield loaded
+        finally:
+            decoding.shutdown(wait=False, cancel_futures=True)
+            fetching.shutdown(wait=False, cancel_futures=True)
 
-    def _load(self, batch: Batch) -> Loaded:
-        return Loaded(self.read(batch.samples), self.labels[batch.samples], batch)
+    def _fetched(self, source: Iterator[Batch], pool: ThreadPoolExecutor) -> Iterator[Batch]:
+        """The batches, with the shards of the next ones on their way to this node."""
+        ahead: deque[Batch] = deque()
+        asked: set[int] = set()
+        for batch in source:
+            if self._fetches:
+                shards = set(self.files.shard_of(batch.samples).tolist()) - asked
+                asked |= shards
+                self.files.fetch(sorted(shards), pool)
+            ahead.append(batch)
+            if len(ahead) > self._fetches:
+                yield ahead.popleft()
+        yield from ahead
 
+    def _put(self, out: Images, sample: int, place: Place, draws: Draws | None, row: int) -> None:
+        """One image into `out`."""
+        if self._kept is not None:
+            if sample in self._unkept:
+                raise _BadSampleError(self._unkept[sample])
+            out[...] = self._kept[sample]
+            return
+        try:
+            data = self.files.read(place)
+            header = read_header(data)
+            box = box_of(draws.boxes[row], header) if draws else None
+            pixels = decode_box(data, header, box, self.resolution)
+        except (OSError, DecodeError) as error:
+            raise _BadSampleError(self._record(sample, place, error)) from error
+        if draws and draws.mirrored[row]:
+            cv2.flip(pixels, 1, dst=out)
+        else:
+            out[...] = pixels
 
-@lru_cache(maxsize=64)
-def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def _replace(self, out: Images, bad: int, epoch: int) -> tuple[int, int]:
+        """Put the next good sample instead; returns its number and class."""
+        for step in range(1, self.size):
+            sample = (bad + step) % self.size
+            one = Batch(np.array([sample]), np.array([epoch]))
+            try:
+                (place,) = self.files.places(one.samples)
+                self._put(out, sample, place, draw(self.crops, one) if self.crops else None, 0)
+            except _BadSampleError as error:
+                self.bad.add(error.record)
+            else:
+                return sample, place.label
+        raise AssertionError("the policy's cap lies below the number of samples")
 
+    def _record(self, sample: int, place: Place, error: Exception) -> Record:
+        where = {"url": self.files.url(place.shard), "member": self.files.name_of(place), "offset": place.offset}
+        return {"split": self.bad.split, "sample": sample, **where, "reason": str(error)}
 
-_kept: dict[tuple[object, ...], Images] = {}  # one process works through many runs on the same data
+    def _keep(self, room: int) -> tuple[Images, dict[int, Record]]:
+        """All images, decoded once a process, and the bad ones among them."""
+        images, records = kept((*self.files.key, self.resolution), self.size, self.resolution, room, self._decode)
+        for sample in sorted(records)[: 0 if self.bad.limit else 1]:
+            self.bad.add(records[sample])
+        return images, records
 
+    def _decode(self, images: Images, first: int) -> dict[int, Record]:
+        """Decode samples from `first` on into `images`; returns the bad ones."""
+        records: dict[int, Record] = {}
 
-def _decoded(files: SplitFiles, resolution: int, size: int) -> Images:
-    """The first `size` images of a split, decoded once a process; smaller subsets are views of larger ones."""
-    key = (*files.key, resolution)
-    if len(_kept.get(key, ())) < size:
-        _kept.pop(key, None)
-        while _kept and sum(images.nbytes for images in _kept.values()) + size * resolution**2 * 3 > CACHE_BYTES:
-            _kept.pop(next(iter(_kept)))
-        _kept[key] = np.stack([files.decode(sample, resolution) for sample in range(size)])
-    return _kept[key][:size]
+        def part(samples: Ints) -> None:
+            for sample, place in zip(samples.tolist(), self.files.places(samples), strict=True):
+                try:
+                    self._put(images[sample], sample, place, None, 0)
+                except _BadSampleError as error:
+                    records[sample] = error.record
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(part, (np.arange(at, min(at + 1024, len(images))) for at in range(first, len(images), 1024))))
+        return records

@@ -36,7 +36,7 @@ class Context:
     """Where a run works and with what: nothing here changes its result."""
 
     folder: Path
-    data_root: Path
+    data_root: Path | str
     parent_weights: Path | None = None
     micro_batch: int = 1
     zero_stage: int = 0

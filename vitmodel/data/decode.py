@@ -1,0 +1,119 @@
+"""Encoded bytes to pixels: by our own allow-list, within limits taken from the header, and strictly.
+
+Every damaged file raises DecodeError; none gives grey mud. JPEG goes to libjpeg-turbo (simplejpeg), plain PNG to OpenCV,
+every other allowed kind to Pillow. All of them release the interpreter while they decode.
+
+Shapes: images are uint8 (H, W, 3); a box is (left, top, width, height) in pixels of the stored image.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP")  # never a decoder that can run code
+MAX_PIXELS = 2**26
+MAX_BYTES = 2**28
+
+Images = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+_PNG_MAGIC, _JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_PNG_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+class DecodeError(ValueError):
+    """These bytes are no image that we read."""
+
+
+class Header(NamedTuple):
+    """What the first bytes of an image say."""
+
+    kind: str
+    width: int
+    height: int
+
+
+def read_header(data: bytes) -> Header:
+    """Kind and size of an image, checked against the limits before a pixel is decoded. Raises DecodeError."""
+    if len(data) > MAX_BYTES:
+        raise DecodeError(f"{len(data)} bytes, more than {MAX_BYTES}")
+    try:
+        header = _header(data)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
+        raise DecodeError(str(error)) from error
+    if header.width * header.height > MAX_PIXELS:
+        raise DecodeError(f"{header.width} x {header.height} pixels, more than {MAX_PIXELS}")
+    return header
+
+
+def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = None) -> Images:
+    """All pixels. A JPEG much larger than `at_least` (width, height) comes at a half, quarter or eighth of its size,
+    which is the same on every machine. Raises DecodeError."""
+    try:
+        if header.kind == "JPEG":
+            width, height = at_least or (header.width, header.height)
+            return simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, min_factor=2, strict=True)
+        if header.kind == "PNG plain":
+            return _plain_png(data)
+        with Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS) as image:
+            return np.array(image.convert("RGB"))  # a copy that may be written to, as the others
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
+        raise DecodeError(str(error)) from error
+
+
+def decode_box(data: bytes, header: Header, box: Box | None, side: int) -> Images:
+    """The box (None: the whole image), resampled to (side, side): bilinear, with antialiasing. Raises DecodeError."""
+    left, top, width, height = box or (0, 0, header.width, header.height)
+    least = (-(-header.width * side // width), -(-header.height * side // height))
+    pixels = decode(data, header, at_least=least)
+    if (scale := header.width / pixels.shape[1]) > 1:  # the box in pixels of the smaller image that came
+        left, top, width, height = (int(edge / scale) for edge in (left, top, width, height))
+    part = pixels[top : top + height, left : left + width]
+    return part if part.shape[:2] == (side, side) else resample(part, side)
+
+
+def resample(pixels: Images, side: int) -> Images:
+    """(H, W, 3) to (side, side, 3), bilinear with antialiasing."""
+    image_13HW = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    small = F.interpolate(image_13HW, (side, side), mode="bilinear", antialias=True)
+    return small[0].permute(1, 2, 0).numpy()
+
+
+def _header(data: bytes) -> Header:
+    if data[:2] == _JPEG_MAGIC:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        return Header("JPEG CMYK" if colours in ("CMYK", "YCCK") else "JPEG", width, height)
+    if data[:8] == _PNG_MAGIC:
+        width, height, bits, colours = struct.unpack(">IIBB", data[16:26])
+        plain = bits == 8 and colours in (0, 2)  # grey or RGB: palettes, alpha and 16 bits have rules of their own
+        return Header("PNG plain" if plain else "PNG", width, height)
+    with Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS) as image:
+        return Header(str(image.format), *image.size)
+
+
+def _plain_png(data: bytes) -> Images:
+    """OpenCV decodes what is whole; that it is whole is seen here, where the reason can be told."""
+    start = 8
+    while start < len(data):
+        (length,) = struct.unpack_from(">I", data, start)
+        end = start + 8 + length
+        if zlib.crc32(data[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise DecodeError(f"checksum of the PNG's chunk at byte {start} differs")
+        start = end + 4
+    if data[-8:-4] != b"IEND":
+        raise DecodeError("the PNG is cut short")
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _PNG_FLAGS)
+    if pixels is None:
+        raise DecodeError("broken data stream in the PNG")
+    return pixels.astype(np.uint8, copy=False)
