@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitmodel.data.augment import normalise
+from vitmodel.data.order import Batch
 from vitmodel.data.reader import Dataset
 from vitmodel.training.engine import device
 
@@ -42,10 +43,12 @@ def mean_scores(scores: Scores, dataset: Dataset, *, batch_size: int, worker: in
     stride = batch_size * workers
     for start in range(0, dataset.size, stride):
         places = np.arange(start + worker * batch_size, start + (worker + 1) * batch_size)
-        mask = torch.from_numpy(places < dataset.size).to(device())
+        real = places < dataset.size
         places = np.minimum(places, dataset.size - 1)
-        labels = torch.from_numpy(dataset.labels[places]).to(device())
-        found = {**scores(normalise(dataset.read(places), device()), labels, places), "eval/samples": torch.ones_like(mask)}
+        loaded = dataset.load(Batch(places, np.zeros_like(places)))
+        mask = torch.from_numpy(real & (loaded.batch.samples == places)).to(device())  # neither padding nor a stand-in
+        labels = torch.from_numpy(loaded.labels).to(device())
+        found = {**scores(normalise(loaded.images, device()), labels, places), "eval/samples": torch.ones_like(mask)}
         for name, values in found.items():
             sums[name] = sums.get(name, 0) + (values * mask).sum().double()
     totals = torch.stack(list(sums.values()))

@@ -102,7 +102,9 @@ def train_step(job: TrainJob, engine: Any, loaded: Loaded, step: int) -> Tensor:
     for start in range(0, share, job.micro_batch):
         part = slice(start, start + job.micro_batch)
         batch = Batch(loaded.batch.samples[part], loaded.batch.epochs[part])
-        images = augment(normalise(loaded.images[part], device()), batch, job.seed, job.recipe.augment, job.recipe.flip)
+        images = normalise(loaded.images[part], device())
+        if not loaded.cropped:
+            images = augment(images, batch, job.seed, job.recipe.augment, job.recipe.flip)
         loss_sum += forward_backward(job, engine, images, torch.from_numpy(loaded.labels[part]).to(device()), batch)
         engine.step()
     return loss_sum * job.micro_batch / share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vitmodel.config import RunConfig, Supervised
-from vitmodel.data.reader import Dataset
+from vitmodel.data.badsamples import BAD_FILE
+from vitmodel.data.crops import Crops
+from vitmodel.data.reader import Dataset, Reading
 from vitmodel.flops import TRAIN_FACTOR, forward_flops
 from vitmodel.models.build import build, build_for_training
 from vitmodel.models.cnn import synchronise_statistics
@@ -26,6 +28,7 @@ from vitmodel.training.evaluate import evaluate, features, mean_scores
 from vitmodel.training.loop import Metrics, TrainJob, train
 from vitmodel.training.objectives import make_objective
 from vitmodel.training.probe import LinearProbe, first_shots
+from vitmodel.training.skipped import counting, share
 
 WEIGHTS_FILE = "model.safetensors"
 EVAL_BATCH = 256
@@ -42,6 +45,7 @@ class Context:
     zero_stage: int = 0
     activation_checkpointing: bool = False
     checkpoint_seconds: float = 600.0
+    reading: Reading = field(default_factory=Reading)
     report: Callable[[Metrics], None] = field(default=lambda metrics: None)
 
 
@@ -71,7 +75,7 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
     if context.parent_weights is not None:
         load_for_transfer(module, context.parent_weights)
     module.activation_checkpointing = context.activation_checkpointing
-    dataset = Dataset(context.data_root, "train", config.image_size, config.data.size)
+    dataset = _train_split(config, context)
     engine = make_engine(module, config.recipe, micro_batch=context.micro_batch, workers=workers, zero_stage=context.zero_stage)
     job = TrainJob(
         recipe=config.recipe,
@@ -88,7 +92,8 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
     )
     start_step = checkpoint.resume(engine, context.folder / "checkpoints", worker=worker, workers=workers)
     started = time.perf_counter()
-    train(job, engine, start_step=start_step, report=context.report, save=_saver(engine, context, worker, workers))
+    report = counting(context.report, dataset.bad, context.folder, worker, workers)
+    train(job, engine, start_step=start_step, report=report, save=_saver(engine, context, worker, workers))
     train_seconds = time.perf_counter() - started
     if config.phase == "pretrain":
         weights = full_weights(engine)
@@ -96,15 +101,41 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
             kept = weights if isinstance(config.objective, Supervised) else encoder_weights(weights)
             save_weights(kept, context.folder / WEIGHTS_FILE, config.model)
     engine.eval()
+    held_out = _eval_split(config, context)
     result = mean_scores(
         partial(job.objective.scores, engine),
-        Dataset(context.data_root, config.data.eval_split, config.image_size),
+        held_out,
         batch_size=EVAL_BATCH,
         worker=worker,
         workers=workers,
     )
     engine.destroy()
-    return {**result, "time/train_seconds": train_seconds, "start_step": start_step}
+    skipped = _skipped(context, dataset, held_out, worker, workers)
+    return {**result, **skipped, "time/train_seconds": train_seconds, "start_step": start_step}
+
+
+def _train_split(config: RunConfig, context: Context) -> Dataset:
+    recipe = config.recipe
+    crops = Crops(seed=config.seed, flip=recipe.flip) if recipe is not None and recipe.augment == "inception" else None
+    reading = _reading(context)
+    return Dataset(context.data_root, "train", config.image_size, config.data.size, reading=reading, crops=crops)
+
+
+def _eval_split(config: RunConfig, context: Context) -> Dataset:
+    return Dataset(context.data_root, config.data.eval_split, config.image_size, reading=_reading(context))
+
+
+def _reading(context: Context) -> Reading:
+    """How this run reads, with what its earlier attempts have met."""
+    return replace(context.reading, known_bad=context.folder / BAD_FILE)
+
+
+def _skipped(context: Context, train_split: Dataset, held_out: Dataset, worker: int, workers: int) -> Metrics:
+    """Number of samples that could not be read, where that may happen at all. Collective."""
+    splits = [dataset for dataset in (train_split, held_out) if dataset.bad.limit]
+    for dataset in splits:
+        share(dataset.bad, context.folder, worker, workers)
+    return {"data/skipped": sum(len(dataset.bad) for dataset in splits)} if splits else {}
 
 
 def _saver(engine: Any, context: Context, worker: int, workers: int) -> Callable[[int, bool], None]:
@@ -130,7 +161,7 @@ def _probe(config: RunConfig, context: Context) -> Metrics:
     module = build(config.model, config.image_size, config.classes, seed=config.seed)
     load_for_transfer(module, context.parent_weights)
     module = module.to(device()).eval()
-    dataset = Dataset(context.data_root, "train", config.image_size, config.data.size)
+    dataset = _train_split(config, context)
     shots = first_shots(dataset.labels, config.classes, config.shots)
     few_shot = features(module.features, dataset, shots, batch_size=EVAL_BATCH)
     probe = LinearProbe(few_shot, torch.from_numpy(dataset.labels[shots]), config.classes)
@@ -139,11 +170,17 @@ def _probe(config: RunConfig, context: Context) -> Metrics:
         with torch.no_grad():
             return probe(module.features(images).float().cpu()).to(device())
 
+    held_out = _eval_split(config, context)
     result = evaluate(
         forward,
-        Dataset(context.data_root, config.data.eval_split, config.image_size),
+        held_out,
         batch_size=EVAL_BATCH,
         worker=worker,
         workers=workers,
     )
-    return {"eval/top1": result["eval/top1"], "eval/samples": result["eval/samples"], "probe/penalty": probe.penalty}
+    return {
+        "eval/top1": result["eval/top1"],
+        "eval/samples": result["eval/samples"],
+        "probe/penalty": probe.penalty,
+        **_skipped(context, dataset, held_out, worker, workers),
+    }
