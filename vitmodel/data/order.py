@@ -78,47 +78,58 @@ class Order:
         if batch_size % self.lanes or self.lanes % workers:
             raise ValueError(f"batch {batch_size}, lanes {self.lanes}, workers {workers}: each must divide the one before")
         share = batch_size // self.lanes
-        parts = [self._stream(lane, step * share, share) for lane in range(worker, self.lanes, workers)]
-        return Batch(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        lows, highs = self._bounds(np.arange(worker, self.lanes, workers))
+        epochs, places = np.divmod(step * share + np.arange(share), (highs - lows)[:, None])
+        windows, within = np.divmod(places, self.window)
+        edges = _changes(epochs, windows)
+        if len(edges) == 1:  # nearly every step
+            table = _table(self, worker, workers, int(epochs.flat[0]), int(windows.flat[0]))
+            return Batch(np.take_along_axis(table, within, axis=1).ravel(), epochs.ravel())
+        samples = np.empty_like(places)
+        for epoch, window in {(int(epochs.flat[i]), int(windows.flat[i])) for i in edges}:
+            here = (epochs == epoch) & (windows == window)
+            table = _table(self, worker, workers, epoch, window)
+            samples[here] = table[np.nonzero(here)[0], within[here]]
+        return Batch(samples.ravel(), epochs.ravel())
 
-    def _stream(self, lane: int, start: int, count: int) -> Batch:
-        """`count` samples of a lane's endless stream from position `start`."""
-        low, high = self._bounds(lane)
-        places = np.arange(start, start + count)
-        epochs, places = np.divmod(places, high - low)
-        windows = places // self.window
-        samples = np.empty(count, dtype=np.int64)
-        first = 0
-        while first < count:
-            last = first + 1
-            while last < count and epochs[last] == epochs[first] and windows[last] == windows[first]:
-                last += 1
-            order = _window_order(self, lane, int(epochs[first]), int(windows[first]))
-            samples[first:last] = order[places[first:last] - windows[first] * self.window]
-            first = last
-        return Batch(samples, epochs)
-
-    def _bounds(self, lane: int) -> tuple[int, int]:
-        return lane * self.n // self.lanes, (lane + 1) * self.n // self.lanes
+    def _bounds(self, lanes: Ints) -> tuple[Ints, Ints]:
+        """First sample, and the one after the last, of each of these lanes."""
+        return lanes * self.n // self.lanes, (lanes + 1) * self.n // self.lanes
 
 
-@lru_cache(maxsize=4096)
-def _lane_walk(order: Order, lane: int, epoch: int) -> tuple[Ints, Ints]:
-    """(first sample, end position) of the lane's pieces of shards in this epoch's order."""
-    low, high = order._bounds(lane)
-    edges = np.cumsum((0, *order.shard_sizes))
-    starts = np.clip(edges[:-1], low, high)
-    sizes = np.clip(edges[1:], low, high) - starts
-    kept = np.flatnonzero(sizes)
-    walk = kept[permutation(len(kept), order.seed, epoch, lane, _SHARDS)]
-    return starts[walk], np.cumsum(sizes[walk])
+def _changes(epochs: Ints, windows: Ints) -> Ints:
+    """Flat places where epoch or window is another than just before: the first of each run of equal ones."""
+    differs = (np.diff(epochs.ravel()) != 0) | (np.diff(windows.ravel()) != 0)
+    return np.concatenate(([0], np.flatnonzero(differs) + 1))
 
 
-@lru_cache(maxsize=4096)
-def _window_order(order: Order, lane: int, epoch: int, window: int) -> Ints:
-    """The samples of one window, shuffled."""
-    starts, ends = _lane_walk(order, lane, epoch)
-    places = np.arange(window * order.window, min((window + 1) * order.window, int(ends[-1])))
+@lru_cache(maxsize=4)  # all lanes are in the same window, but for the few steps on its edge
+def _table(order: Order, worker: int, workers: int, epoch: int, window: int) -> Ints:
+    """The samples of one window, shuffled, of each of a worker's lanes (lanes, window); rows of short lanes end early."""
+    lanes = np.arange(worker, order.lanes, workers)
+    table = np.full((len(lanes), min(order.window, -(-order.n // order.lanes))), -1)
+    edges = _edges(order)
+    for row, lane in zip(table, lanes.tolist(), strict=True):
+        samples = _window(order, edges, lane, epoch, window)
+        row[: len(samples)] = samples
+    return table
+
+
+@lru_cache(maxsize=4)
+def _edges(order: Order) -> Ints:
+    """The first sample of every shard, and the end of the last."""
+    return np.cumsum((0, *order.shard_sizes))
+
+
+def _window(order: Order, edges: Ints, lane: int, epoch: int, window: int) -> Ints:
+    """The samples of one window of one lane, shuffled: of the lane's shards, in this epoch's order, the window's part."""
+    low, high = (int(bound[0]) for bound in order._bounds(np.array([lane])))
+    first, last = int(np.searchsorted(edges, low, side="right")) - 1, int(np.searchsorted(edges, high, side="left"))
+    starts = np.maximum(edges[first:last], low)
+    sizes = np.minimum(edges[first + 1 : last + 1], high) - starts
+    walk = permutation(last - first, order.seed, epoch, lane, _SHARDS)
+    ends = np.cumsum(sizes[walk])
+    places = np.arange(window * order.window, min((window + 1) * order.window, high - low))
     piece = np.searchsorted(ends, places, side="right")
-    samples = starts[piece] + places - np.concatenate(([0], ends))[piece]
+    samples = starts[walk][piece] + places - (ends - sizes[walk])[piece]
     return samples[permutation(len(samples), order.seed, epoch, lane, window, _SAMPLES)]

@@ -1,0 +1,221 @@
+"""Datasets behind a URL, from servers that misbehave: each ends, with the right bytes or with an error that names the place."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from vitmodel.config import UserError
+from vitmodel.data.generated import FractalConfig
+from vitmodel.data.index import load_index, read_index
+from vitmodel.data.nodecache import NodeCache
+from vitmodel.data.order import Batch
+from vitmodel.data.reader import Dataset, Reading
+from vitmodel.data.remote import Patience, RemoteError, is_url
+from vitmodel.data.shards import pack
+
+FRACTALS = FractalConfig(generate="fractals", classes=4, train=5000, val=40, image_size=8, points=64)
+QUICK = Patience(attempts=5, reply_seconds=1.0, first_wait_seconds=0.01)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("remote") / "fractals"
+    pack(FRACTALS, root, processes=1)
+    return root
+
+
+class Server:
+    """Serves a folder; `misbehave(number, path)` may answer "cut", "hang", "404" or "no ranges" to the number-th request."""
+
+    def __init__(self, root: Path, misbehave: Callable[[int, str], str]) -> None:
+        self.root, self.misbehave = root, misbehave
+        self.requests: list[str] = []
+        self.bytes = 0
+        self.release = threading.Event()
+
+
+def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+        def do_HEAD(self) -> None:
+            self.do_GET(body=False)
+
+        def do_GET(self, body: bool = True) -> None:
+            server.requests.append(self.path)
+            fault = server.misbehave(len(server.requests), self.path)
+            path = server.root / self.path.lstrip("/")
+            if fault == "hang":
+                server.release.wait(20)
+            if fault == "404" or not path.is_file():
+                self.send_error(404)
+                return
+            data = path.read_bytes()
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if asked and fault != "no ranges":
+                first, last = int(asked[1]), int(asked[2] or len(data) - 1)
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+                data = data[first : last + 1]
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if body:
+                self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
+                server.bytes += len(data)
+            if fault == "cut":
+                self.close_connection = True
+
+    return Handler
+
+
+@contextmanager
+def serving(root: Path, misbehave: Callable[[int, str], str] = lambda number, path: "") -> Iterator[tuple[str, Server]]:
+    server = Server(root, misbehave)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(server))
+    http.daemon_threads = True
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_port}", server
+    finally:
+        server.release.set()
+        http.shutdown()
+        http.server_close()
+
+
+def reading(folder: Path, cap_bytes: int = 2**30, **changes: object) -> Reading:
+    return Reading(cache="off", node_cache=NodeCache(folder=folder, cap_bytes=cap_bytes), patience=QUICK, **changes)
+
+
+def all_of(dataset: Dataset, batch_size: int = 500) -> np.ndarray:
+    numbers = np.arange(dataset.size)
+    parts = (Batch(part, np.zeros_like(part)) for part in np.array_split(numbers, dataset.size // batch_size))
+    return np.concatenate([loaded.images for loaded in dataset.batches(parts)])
+
+
+@pytest.mark.parametrize("fault", ["", "cut", "no ranges"])
+def test_the_same_images_as_from_the_folder(packed: Path, tmp_path: Path, fault: str) -> None:
+    misbehave = {"cut": lambda number, path: "cut" if number % 3 == 0 else ""}.get(fault, lambda number, path: fault)
+    local = all_of(Dataset(packed, "train", 8))
+    with serving(packed, misbehave) as (url, _):
+        assert np.array_equal(all_of(Dataset(url, "train", 8, reading=reading(tmp_path))), local)
+
+
+def test_a_shard_comes_once_to_a_node(packed: Path, tmp_path: Path) -> None:
+    with serving(packed) as (url, server):
+        all_of(Dataset(url, "train", 8, reading=reading(tmp_path)))
+        assert sorted(path for path in server.requests if path.endswith(".tar")) == [f"/train-0000{i}.tar" for i in range(3)]
+        all_of(Dataset(url, "train", 8, reading=reading(tmp_path)))
+        assert len([path for path in server.requests if path.endswith(".tar")]) == 3
+
+
+def test_two_processes_share_one_copy(packed: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from test_remote import Dataset, all_of, reading
+all_of(Dataset(sys.argv[1], "train", 8, reading=reading(Path({str(tmp_path)!r}))))
+"""
+    with serving(packed, lambda number, path: "") as (url, server):
+        processes = [subprocess.Popen([sys.executable, "-c", code, url], cwd=ROOT) for _ in range(2)]
+        assert [process.wait(60) for process in processes] == [0, 0]
+        assert len([path for path in server.requests if path.endswith(".tar")]) == 3
+
+
+def test_oldest_use_goes_first_and_the_cap_holds(packed: Path, tmp_path: Path) -> None:
+    shards = load_index(packed).splits["train"].shards
+    cap = shards[0].bytes + shards[1].bytes + 1000
+    with serving(packed) as (url, _):
+        dataset = Dataset(url, "train", 8, reading=reading(tmp_path, cap))
+        for sample in (0, 2048, 4096):
+            dataset.read(np.array([sample]))
+            held = sum(path.stat().st_size for path in tmp_path.iterdir() if path.is_file())
+            assert held <= cap
+            time.sleep(0.01)
+    assert not (tmp_path / shards[0].sha256).exists()
+    assert (tmp_path / shards[2].sha256).exists()
+
+
+def test_without_room_members_are_read_by_range(packed: Path, tmp_path: Path) -> None:
+    local = Dataset(packed, "train", 8).read(np.arange(20))
+    with serving(packed, lambda number, path: "cut" if number % 3 == 0 else "") as (url, server):
+        remote = Dataset(url, "train", 8, reading=reading(tmp_path, cap_bytes=1000))
+        assert np.array_equal(remote.read(np.arange(20)), local)
+        assert server.bytes < 200_000  # the first shard alone has more
+
+
+@pytest.mark.parametrize("fault", ["404", "hang", "cut"])
+def test_a_shard_that_never_comes_is_named(packed: Path, tmp_path: Path, fault: str) -> None:
+    with serving(packed, lambda number, path: fault if path == "/train-00001.tar" else "") as (url, _):
+        dataset = Dataset(url, "train", 8, reading=reading(tmp_path))
+        assert len(dataset.read(np.array([0]))) == 1
+        started = time.monotonic()
+        with pytest.raises(UserError, match=rf"{url}/train-00001.tar: sample 2048 at byte \d+"):
+            dataset.read(np.array([2048]))
+        assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize(
+    ("change", "cap"), [("shorter", 2**30), ("other bytes", 2**30), ("longer", 1000), ("shorter", 1000), ("other bytes", 1000)]
+)
+def test_a_shard_that_was_changed_after_indexing(packed: Path, tmp_path: Path, change: str, cap: int) -> None:
+    root = tmp_path / "changed"
+    root.mkdir()
+    for path in packed.iterdir():
+        data = path.read_bytes()
+        if path.name == "val-00000.tar":
+            data = {"longer": data + b"x", "shorter": data[:-600], "other bytes": data[:1600] + b"x" * 9 + data[1609:]}[change]
+        (root / path.name).write_bytes(data)
+    with serving(root) as (url, _), pytest.raises(UserError, match=r"val-00000.tar: sample 0 at byte 1536 \(member"):
+        Dataset(url, "val", 8, reading=reading(tmp_path / "cache", cap)).read(np.arange(40))
+
+
+def test_a_full_cache_disk_is_no_end(packed: Path, tmp_path: Path) -> None:
+    """The system itself refuses to write (a limit on file size in a process of its own): members come by range instead."""
+    code = f"""
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import numpy as np
+from test_remote import Dataset, reading
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+remote = Dataset(sys.argv[1], "train", 8, reading=reading(Path({str(tmp_path)!r}))).read(np.arange(30))
+assert np.array_equal(remote, Dataset({str(packed)!r}, "train", 8).read(np.arange(30)))
+"""
+    with serving(packed) as (url, _):
+        assert subprocess.run([sys.executable, "-c", code, url], cwd=ROOT, timeout=60, check=False).returncode == 0
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    assert [path.name for path in tmp_path.iterdir()] == ["locks"]  # nothing half-written stays
+
+
+def test_an_index_that_is_not_there(tmp_path: Path) -> None:
+    with serving(tmp_path) as (url, _), pytest.raises(UserError, match=r"index.json is missing"):
+        load_index(url)
+    with pytest.raises(RemoteError, match=r"127.0.0.1:9/index.json"):
+        read_index("http://127.0.0.1:9", QUICK)
+
+
+@pytest.mark.parametrize("address", ["pipe:cat x", "pipe://cat x", "file:///etc", "ftp://host/x", "local:///x"])
+def test_other_kinds_of_address_are_refused(address: str) -> None:
+    with pytest.raises(UserError, match="address is not read"):
+        is_url(address)
