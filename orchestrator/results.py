@@ -1,6 +1,7 @@
 """The store of a study to one tidy DataFrame: a row for every run of its plan, done or not.
 
-Reads plan.json (what was planned) and the runs' folders (what came of it); writes results.csv and results.parquet.
+Reads plan.json (what was planned) and the runs' folders (what came of it), or an MLflow server that followed them; writes
+results.csv and results.parquet.
 Must not know of torch, ray or mlflow: any laptop that sees the storage folder can make the figures.
 """
 
@@ -14,10 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator import imports
-from orchestrator.store import RunFolder, State, Store, read_json
+from orchestrator import imports, mlflowrows, rowcache
+from orchestrator.store import RunFolder, Store, read_json
 from vitmodel.config import SUPERVISED, UserError
-from vitmodel.flops import TRAIN_FACTOR
 
 Facts = dict[str, Any]
 
@@ -78,9 +78,10 @@ _NOT_OUTCOMES = {
 }
 
 
-def collect(storage: Path, study: str) -> pd.DataFrame:
+def collect(source: Path | str, study: str) -> pd.DataFrame:
     """One row for every run of the study's last plan, in the plan's order, then the rows of the tables it imports; columns
-    and types as in `COLUMNS`.
+    and types as in `COLUMNS`. `source` is the storage folder, or the address of an MLflow server or database (anything with
+    `://`), which knows the runs that were begun and sent to it, of earlier versions of the study, too, and no tables.
 
     A fine-tune or probe carries `dataset`, `dataset_size`, `length`, `epochs`, `pretrain_flops` and `upstream_*` of the
     pretraining it started from, because these are the axes it is plotted against, and its `objective`; where that is not
@@ -94,21 +95,27 @@ def collect(storage: Path, study: str) -> pd.DataFrame:
     of these outcomes are missing and `status` and `reason` say why. Raises UserError where the storage folder has no such
     study, or one of its files is damaged.
     """
+    if "://" in str(source):
+        return _frame(study, *mlflowrows.read(str(source), study))
+    storage = Path(source)
     store = Store(storage)
     facts = _planned(store, study)
-    by_id = {run["run_id"]: run for run in facts}
-    found = {run["run_id"]: _found(store.run(run["run_id"]), run) for run in facts}
-    rows = []
-    for run in facts:
-        origin = run["parent_id"] or run["run_id"]
-        rows.append({"study": study, **_row(run, found[run["run_id"]], by_id[origin], found[origin])})
-    own = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    own = _frame(study, facts, rowcache.found(store, study, facts))
     names = store.plan(study).get("imports", [])  # type: ignore[union-attr]  # _planned has refused a missing plan
     if not names:
         return own
     tables = imports.together(imports.load(storage, name, COLUMNS) for name in names)
     tables["study"] = study
-    return pd.concat([own, tables], ignore_index=True) if rows else tables
+    return pd.concat([own, tables], ignore_index=True) if len(own) else tables
+
+
+def _frame(study: str, facts: list[Facts], found: dict[str, Facts]) -> pd.DataFrame:
+    """The rows of runs, from their planned facts and what came of each."""
+    by_id, rows = {run["run_id"]: run for run in facts}, []
+    for run in facts:
+        origin = run["parent_id"] or run["run_id"]
+        rows.append({"study": study, **_row(run, found[run["run_id"]], by_id[origin], found[origin])})
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def write(frame: pd.DataFrame, folder: Path) -> Path:
@@ -185,59 +192,3 @@ def _planned(store: Store, study: str) -> list[Facts]:
     if orphans := [run["run_id"] for run in runs if run["parent_id"] not in known | {None}]:
         raise UserError(f"not a plan: the parent of {orphans[0]} is missing; plan the study again", file=str(path))
     return runs
-
-
-def _found(folder: RunFolder, run: Facts) -> Facts:
-    """What came of a run, as far as the store knows; raises UserError for a damaged file."""
-    try:
-        state = folder.state()
-        result = folder.result() if state is State.DONE else None
-        failure = folder.failure() if state is not State.DONE else None
-    except ValueError as error:
-        raise UserError(f"a damaged file ({error}): remove the folder to run it again", file=str(folder.path)) from None
-    head = {"status": str(state), "attempts": folder.attempts(), "reason": (failure or {}).get("reason", "")}
-    return {**head, **(_result_facts(result, run) if result else _spent_facts(folder, run))}
-
-
-def _result_facts(result: Facts, run: Facts) -> Facts:
-    """Outcomes and cost of a finished run."""
-    metrics = result["metrics"]
-    speed = result.get("last", {}).get("speed/images_per_second", math.nan)
-    workers, top1 = result["workers"], metrics.get("eval/top1", math.nan)
-    return {
-        "loss": metrics.get("eval/loss", math.nan),
-        "top1": top1,
-        "error": 1 - top1,
-        "test_images": metrics.get("eval/samples", pd.NA),
-        "source": "",
-        "workers": workers,
-        "zero_stage": result["zero_stage"],
-        "gpu_hours": result["gpu_hours"],
-        "core_hours": result["core_hours"],
-        "seconds": _seconds(result),
-        "images_per_second": speed,
-        "mfu": speed * TRAIN_FACTOR * run["forward_flops"] / result["peak_flops"],
-    }
-
-
-def _seconds(result: Facts) -> float:
-    """Wall time of all attempts: the result holds it as hours of what the workers reserved."""
-    for hours, per_worker in (("core_hours", "cpus_per_worker"), ("gpu_hours", "gpus_per_worker")):
-        if result[per_worker]:
-            return float(3600 * result[hours] / (result["workers"] * result[per_worker]))
-    return float(result["metrics"]["time/run_seconds"])
-
-
-def _spent_facts(folder: RunFolder, run: Facts) -> Facts:
-    """Cost so far of a run without a result; its outcomes are missing."""
-    group, seconds = run["placement"]["group"], folder.spent_seconds()
-    return {
-        **dict.fromkeys(("loss", "top1", "error", "images_per_second", "mfu"), math.nan),
-        "test_images": pd.NA,
-        "source": "",
-        "workers": group["workers"],
-        "zero_stage": group["zero_stage"],
-        "gpu_hours": seconds * group["workers"] * group["gpus_per_worker"] / 3600,
-        "core_hours": seconds * group["workers"] * group["cpus_per_worker"] / 3600,
-        "seconds": seconds,
-    }

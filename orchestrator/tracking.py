@@ -19,6 +19,8 @@ BATCH = 500  # metrics a request; MLflow takes at most 1000
 ENDED = {State.DONE: "FINISHED", State.PLANNED: "RUNNING", State.RUNNING: "RUNNING"}  # others: FAILED
 BACK_OFF_SECONDS = (1.0, 60.0)
 
+PLACEMENT = ("workers", "cpus_per_worker", "gpus_per_worker", "zero_stage")  # what `mlflowrows` reads costs with
+
 log = logging.getLogger(__name__)
 
 
@@ -149,6 +151,9 @@ class Follower:
             return []
         now, step = int(result["finished"] * 1000), self._facts[folder.run_id]["steps"]
         final = {**result["metrics"], "cost/gpu_hours": result["gpu_hours"], "cost/core_hours": result["core_hours"]}
+        final |= {f"placement/{name}": result[name] for name in PLACEMENT if name in result}
+        final |= {"speed/peak_flops": result["peak_flops"]} if "peak_flops" in result else {}
+        final |= {name: value for name, value in result.get("last", {}).items() if name == "speed/images_per_second"}
         if "eval/top1" in final:
             final["error"] = 1.0 - final["eval/top1"]
         return [Metric(name, float(value), now, step) for name, value in final.items()]
@@ -209,6 +214,8 @@ def _tags(folder: RunFolder, state: State) -> list[Any]:
     from mlflow.entities import RunTag
 
     tags = [RunTag("state", str(state)), RunTag("attempts", str(folder.attempts()))]
+    if state is not State.DONE:
+        tags.append(RunTag("spent_seconds", f"{folder.spent_seconds():.1f}"))
     if (failure := folder.failure()) is not None:
         tags.append(RunTag("reason", failure["reason"][:5000]))
     return tags
@@ -219,6 +226,7 @@ def _params(facts: dict[str, Any], folder: RunFolder) -> list[Any]:
 
     config = (read_json(folder.path / "config.json") or {}).get("config", {})
     flat = {name: value for name, value in facts.items() if name not in ("placement", "label")}
+    flat |= {f"placement.{name}": facts["placement"]["group"][name] for name in PLACEMENT}
     flat |= {f"recipe.{name}": value for name, value in (config.get("recipe") or {}).items()}
     flat |= {f"model.{name}": value for name, value in config.get("model", {}).items()}
     return [Param(name, str(value)) for name, value in sorted(flat.items()) if value is not None]

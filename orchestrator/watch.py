@@ -29,15 +29,18 @@ class Watch:
         """Runs that changed since the last look."""
         changed = []
         for folder in self._folders:
-            signature = _signature(folder)
-            if signature != self._known.get(folder.run_id, ()):
-                self._known[folder.run_id] = signature
+            found = signature(folder)
+            if found != self._known.get(folder.run_id, ()):
+                self._known[folder.run_id] = found
                 changed.append(Seen(folder=folder, state=folder.state(), last=_last_entry(folder)))
         return changed
 
 
-def _signature(folder: RunFolder) -> tuple[Any, ...]:
-    """Name, time and size of what decides a run's state; empty for a run that was never begun."""
+def signature(folder: RunFolder) -> tuple[Any, ...]:
+    """Name, inode, time and size of what decides a run's state; empty for a run that was never begun.
+
+    Every file but the metrics is replaced, never rewritten: another content is another inode, however coarse the clock.
+    """
     watched = [*folder.metrics_files(), folder.path / "failure.json", folder.path / "result.json"]
     found = []
     for path in watched:
@@ -45,7 +48,7 @@ def _signature(folder: RunFolder) -> tuple[Any, ...]:
             stat = path.stat()
         except FileNotFoundError:
             continue
-        found.append((path.name, stat.st_mtime_ns, stat.st_size))
+        found.append((path.name, stat.st_ino, stat.st_mtime_ns, stat.st_size))
     return tuple(found)
 
 

@@ -49,6 +49,9 @@ LAYERS: dict[str, str] = {
     "orchestrator.charts": "L3a",
     "orchestrator.interactive": "L3a",
     "orchestrator.lawcharts": "L3a",
+    "orchestrator.outcomes": "L3a",
+    "orchestrator.rowcache": "L3a",
+    "orchestrator.mlflowrows": "L3a",
     "orchestrator.answertables": "L3a",
     "orchestrator.report": "L3a",
     "orchestrator.standing": "L3a",
@@ -87,7 +90,7 @@ ALLOWED_HEAVY = {
     "L0": set(),
     "L1": {"torch", "deepspeed", "webdataset", "scipy"},
     "L2": set(),
-    "L3a": {"pandas", "matplotlib", "scipy"},
+    "L3a": {"pandas", "matplotlib", "scipy", "mlflow"},  # mlflow to read from, imported where an address is asked
     "L3b": {"torch", "ray", "mlflow"},
     "L4": HEAVY,
 }

@@ -81,6 +81,7 @@ def finish(store: Store, run_id: str, top1: float, attempts: int = 1) -> None:
     folder.finish(
         {
             "run_id": run_id,
+            "finished": 1.8e9,
             "metrics": {"eval/loss": 2.0, "eval/top1": top1, "eval/samples": 100.0, "time/run_seconds": 72.0},
             "last": {} if run_id.startswith("probe") else {"step": 10, "speed/images_per_second": 100.0},
             **GROUP,
