@@ -74,7 +74,7 @@ def forecast(target: Target, study: Study, evidence: Sequence[Evidence]) -> Fore
     if not choices:
         return replace(_refused(target, found.view.name, "; ".join(refusals)), measured=measured)
     way = best(choices)
-    low, high = (float(end[0]) for end in way.law.interval(way.x, study.claims.level, "prediction"))
+    low, high = (min(float(end[0]), 1.0) for end in way.law.interval(way.x, study.claims.level, "prediction"))
     return Forecast(
         target=target.label,
         view=found.view.name,

@@ -45,8 +45,11 @@ def load(storage: Path, name: str, dtypes: Mapping[str, str]) -> pd.DataFrame:
     if not path.is_file():
         known = sorted(found.parent.name for found in storage.glob("imports/*/rows.csv"))
         raise UserError("no such imported table", file=str(path), field="imports", allowed=", ".join(known))
-    texts = {column: kind for column, kind in dtypes.items() if kind == "str"}
+    texts = {column: "str" for column, kind in dtypes.items() if kind == "str"}
     frame = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={c: [""] for c in dtypes if c not in texts})
+    if missing := set(dtypes) - set(frame.columns):
+        names = ", ".join(sorted(missing))
+        raise UserError(f"made by an older version (no {names}): import the table again", file=str(path), field="imports")
     return frame[list(dtypes)].astype(dict(dtypes))
 
 

@@ -22,7 +22,7 @@ from vitmodel.config import FAMILIES, ModelConfig, UserError, suggest
 from vitmodel.flops import TRAIN_FACTOR, count_params, forward_flops
 from vitmodel.variants import named_model
 
-TEXTS = ("family", "variant", "dataset", "task", "phase", "length")
+TEXTS = ("family", "variant", "dataset", "task", "phase", "length", "objective")
 NUMBERS = ("epochs", "pretrain_flops", "pretrain_exaflops", "finetune_epochs", "upstream_top1", "gpu_hours")
 COUNTS = ("params", "dataset_size", "resolution", "shots", "seed", "test_images")
 OUTCOMES = {"top1": 1.0, "top1_percent": 100.0, "error": 1.0, "error_percent": 100.0}  # and what they are a share of
@@ -59,7 +59,7 @@ def rows(path: Path, source: str, columns: Mapping[str, str], dtypes: Mapping[st
             if row["run_id"] in seen:
                 raise table.error(f"the same run as in line {seen[row['run_id']]}", line, "variant", "one row a run and task")
             seen[row["run_id"]] = line
-            found.append({**dict.fromkeys(dtypes), **row, "source": source})
+            found.append({**{name: "" if kind == "str" else None for name, kind in dtypes.items()}, **row, "source": source})
     if not found:
         raise UserError("no result in it", file=str(path))
     return pd.DataFrame(found, columns=list(dtypes)).astype(dict(dtypes))
@@ -184,7 +184,6 @@ def _row(table: Table, line: int, facts: Mapping[str, Any], task: str, outcome: 
         "examples_seen": 0 if math.isnan(examples) else round(examples),
         "status": "DONE",
         "reason": "",
-        "objective": "",
         **dict.fromkeys(("steps", "workers", "zero_stage", "attempts"), 0),
     }
 

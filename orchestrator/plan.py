@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +124,17 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
         device=budget.device_of(file.study.resources),
         price_per_gpu_hour=file.study.budget.price_per_gpu_hour,
     )
+
+
+def cells_at(file: StudyFile, storage: Path, asked: Iterable[Point]) -> list[Cell]:
+    """Cells at points that need not be of the study's grid, with what they cost. Points that cannot be planned are left out."""
+    planner, found = _Planner(file, storage), []
+    for point in asked:
+        try:
+            found.append(planner.cell(point))
+        except UserError:  # more images than there are, or a model too large for any node
+            continue
+    return found
 
 
 def make_bundles(cells: tuple[Cell, ...], slots: dict[Group, int], mode: str = "auto") -> list[Bundle]:

@@ -257,7 +257,7 @@ def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.Dat
         **results.provenance(store.root, study.name),
         **efficiency,
     }
-    page = report.write(frame, folder, facts)
+    page = report.write(frame, folder, facts, found)
     return frame, found, [results.write(frame, folder), page, folder / "claims.csv", folder / "figures"]
 
 

@@ -63,6 +63,8 @@ LAYERS: dict[str, str] = {
     "orchestrator.findings": "L3a",
     "orchestrator.forecast": "L3a",
     "orchestrator.lawview": "L3a",
+    "orchestrator.lawfit": "L3a",
+    "orchestrator.advice": "L3a",
     "orchestrator.imports": "L3a",
     "orchestrator.importtable": "L3a",
     "orchestrator.scaling": "L3a",
