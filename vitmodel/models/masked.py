@@ -154,7 +154,7 @@ class MaskedAutoencoder(nn.Module):
         return self.pixels(self.norm(x_BTD[:, prefix + self.visible :]))
 
     def _init_weights(self) -> None:
-        """As the encoder's blocks; positions of the encoder start as sines (He et al. 2022, section 3), and are learned."""
+        """As the encoder's blocks; the mask token as its positions."""
         init_blocks(self.decoder_blocks)
         for layer in (self.enter, self.pixels):
             nn.init.xavier_uniform_(layer.weight)
