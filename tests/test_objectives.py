@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Change, WriteStudy
+from conftest import ROOT, Change, WriteStudy
 from safetensors.torch import load_file
 from test_training import CutError, config, losses, recipe, train, two_workers
 from torch.utils.flop_counter import FlopCounterMode
@@ -402,3 +402,23 @@ def test_tokens_and_positions_are_never_decayed(name: str) -> None:
     names = {key for key, p in module.named_parameters() if any(p is other for other in free["params"])}
     assert {"mask_token", "encoder.cls_token", "encoder.pos_embed"} <= names
     assert not any(key.endswith("weight") and "norm" not in key for key in names)
+
+
+# --- the published studies ------------------------------------------------------------------------------------
+
+
+def test_the_imagenet_studies_are_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITSCALE_DATA", str(tmp_path))
+    overfit = runs_of(ROOT / "studies/imagenet_overfit.yaml", tmp_path)
+    recipes = {run.config.model.variant: run.config.recipe for run in overfit if run.config.phase == "pretrain"}
+    strong, plain = recipes["L/16 regularised"], recipes["L/16"]
+    assert strong is not None
+    assert plain is not None
+    assert (strong.preset, strong.mixup, strong.cutmix, strong.ema) == ("mae_imagenet_scratch", 0.8, 1.0, 0.9999)
+    assert (plain.preset, plain.mixup, plain.lr) == ("vit_paper_imagenet", 0.0, 3e-3)
+    pretrain, finetune = runs_of(ROOT / "studies/imagenet_mae.yaml", tmp_path)
+    assert pretrain.config.objective == complete(Mae(), named_model("L/16"))
+    assert pretrain.config.recipe is not None
+    assert pretrain.config.recipe.lr == pytest.approx(2.4e-3)
+    assert finetune.config.recipe is not None
+    assert finetune.config.recipe.layer_decay == 0.75
