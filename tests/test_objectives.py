@@ -24,6 +24,8 @@ from vitmodel.data.shards import pack
 from vitmodel.flops import count_params, forward_flops, train_flops
 from vitmodel.models import masked
 from vitmodel.models.build import build, build_for_training
+from vitmodel.models.interchange import export_weights, import_weights
+from vitmodel.models.weights import save_weights
 from vitmodel.objectives import complete, corruption, visible_patches
 from vitmodel.recipes import resolve_recipe
 from vitmodel.training.engine import make_optimizer, set_learning_rate
@@ -402,6 +404,20 @@ def test_tokens_and_positions_are_never_decayed(name: str) -> None:
     names = {key for key, p in module.named_parameters() if any(p is other for other in free["params"])}
     assert {"mask_token", "encoder.cls_token", "encoder.pos_embed"} <= names
     assert not any(key.endswith("weight") and "norm" not in key for key in names)
+
+
+def test_an_encoder_without_a_head_is_exported(tmp_path: Path) -> None:
+    """As what other codebases leave without one: with a zero head of one class."""
+    module = build_for_training(MAE, VIT, 16, 10, seed=0)
+    weights = masked.encoder_weights(module.state_dict())
+    save_weights(weights, tmp_path / "encoder.safetensors", VIT)
+    model, state = import_weights(tmp_path / "encoder.safetensors")
+    assert model == VIT
+    assert set(state) - set(weights) == {"head.weight", "head.bias"}
+    export_weights(state, model, tmp_path / "timm.safetensors", "timm")
+    again = import_weights(tmp_path / "timm.safetensors", VIT)[1]
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+    assert not again["head.weight"].any()
 
 
 # --- the published studies ------------------------------------------------------------------------------------

@@ -48,7 +48,9 @@ def import_weights(
     if layout is None and (own := own_model(path)) is not None:
         check_same_model(own, model, path)
         state = read_tensors(path)
-        check_fit(state, _expected(own, state), path)
+        wanted = _expected(own, state)
+        state = {**_missing_head(wanted, state), **state}  # an encoder pretrained without labels has none
+        check_fit(state, wanted, path)
         return own, state
     tensors = published(read_tensors(path))
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -56,8 +58,7 @@ def import_weights(
     model = resolve_model(shapes, model, layout, path, hf_choices(path) if layout == "hf" else {})
     entries, expected = tensors_of(model, layout, has_head=has_head(tensors)), _expected(model, tensors)
     check_fit(tensors, to_foreign(expected, entries, heads_of(model)), path)
-    head = {name: torch.zeros(tensor.shape) for name, tensor in expected.items() if name.startswith("head.")}
-    return model, {**(head if not has_head(tensors) else {}), **to_own(tensors, entries)}
+    return model, {**_missing_head(expected, tensors), **to_own(tensors, entries)}
 
 
 def export_weights(state: dict[str, Tensor], model: ModelConfig, path: Path, layout: Layout | None = None) -> None:
@@ -142,6 +143,13 @@ def check_same_model(own: ModelConfig, asked: ModelConfig | None, path: Path) ->
 def heads_of(model: ModelConfig) -> int:
     """Attention heads; 1 where there are none."""
     return model.heads if isinstance(model, ViTConfig | HybridConfig) else 1
+
+
+def _missing_head(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A zero head where the file has none."""
+    if has_head(tensors):
+        return {}
+    return {name: torch.zeros(tensor.shape) for name, tensor in expected.items() if name.startswith("head.")}
 
 
 def _expected(model: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
