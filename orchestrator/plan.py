@@ -272,10 +272,12 @@ class _Planner:
         lanes = pretrain.lanes if pretrain.lanes and name == pretrain.data else math.gcd(batch_size, DEFAULT_LANES)
         if lanes > size:
             raise UserError(f"{lanes} lanes need at least as many images, not {size}", field="lanes")
+        is_subset = name == pretrain.data and size < self.data[name].train
         return DataRef(
             name=name,
             identity=self.data[name].identity,
             size=size,
+            subset_seed=pretrain.subset_seed if is_subset else None,
             lanes=lanes,
             window=pretrain.window,
             eval_split=self.data[name].eval_split,

@@ -136,6 +136,7 @@ class Pretrain(Frozen):
     data: str
     resolution: int = Field(gt=0)
     sizes: tuple[Size, ...] = Field(min_length=1)
+    subset_seed: int | None = Field(default=None, ge=0)  # which images a size is; None: the first as packed
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     objective: tuple[ObjectiveEntry, ...] = Field(default=(ObjectiveEntry(objective=SUPERVISED),), min_length=1)
     lengths: tuple[Length, ...] = Field(min_length=1)

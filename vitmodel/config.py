@@ -223,6 +223,7 @@ class DataRef(Frozen):
     name: str
     identity: str  # content hash of the dataset: from its index, or of the generator's arguments
     size: int = Field(gt=0)  # unique training images: the first `size` of the train split
+    subset_seed: int | None = None  # they are the first of a permutation of this seed instead; None: of the packed order
     lanes: int = Field(gt=0)
     window: int = Field(gt=0)
     eval_split: str

@@ -64,7 +64,7 @@ class _BadSampleError(Exception):
 
 
 class Dataset:
-    """The first `size` samples of one split, at one resolution.
+    """The first `size` samples of one split, at one resolution; with `subset_seed`, as many of a seeded choice.
 
     With `crops`, images that are not stored at the resolution are cropped and flipped as they are decoded; those that are
     come whole, to be augmented in batches on the device. Which of the two is a matter of the dataset alone.
@@ -77,12 +77,14 @@ class Dataset:
         resolution: int,
         size: int | None = None,
         *,
+        subset_seed: int | None = None,
         reading: Reading | None = None,
         crops: Crops | None = None,
     ) -> None:
         self.reading = reading = reading or Reading()
         index = load_index(root)
-        self.files = SplitFiles(root, index, split, cache=reading.node_cache, patience=reading.patience)
+        subset = (size, subset_seed) if size is not None and subset_seed is not None else None
+        self.files = SplitFiles(root, index, split, cache=reading.node_cache, patience=reading.patience, subset=subset)
         self.size = size or sum(self.files.shard_sizes)
         self.resolution = resolution
         self.crops = crops if index.image_size != resolution else None
@@ -99,6 +101,12 @@ class Dataset:
     def labels(self) -> Ints:
         """The class of every sample."""
         return self.files.labels[: self.size].astype(np.int64)
+
+    @cached_property
+    def label_sets(self) -> Ints | None:
+        """All right answers of every sample, filled up with -1, where the dataset has them."""
+        sets = self.files.label_sets
+        return None if sets is None else sets[: self.size].astype(np.int64)
 
     def order(self, *, seed: int, lanes: int, window: int) -> Order:
         """The training order over these samples."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vitmodel.config import UserError
 from vitmodel.data.index import DatasetIndex, Shard
 from vitmodel.data.nodecache import NodeCache, NoRoomError
-from vitmodel.data.order import Ints
+from vitmodel.data.order import Ints, interleaved
 from vitmodel.data.remote import Patience, RemoteError, is_url, join, read_range, read_whole, size_of
 
 OPEN_FILES = 256  # shards kept open by a process for one split
@@ -48,32 +48,62 @@ class SplitFiles:
         *,
         cache: NodeCache | None = None,
         patience: Patience | None = None,
+        subset: tuple[int, int] | None = None,
     ) -> None:
+        """`subset` (size, seed): a seeded, class-interleaved choice of so many samples, numbered in the split's order."""
         if split not in index.splits:
             raise UserError(f"no split {split!r}", file=str(root), allowed=", ".join(index.splits))
         self.shards = index.splits[split].shards
         self.shard_sizes = tuple(shard.samples for shard in self.shards)
         self.root = str(root) if is_url(root) else str(Path(root).resolve())
-        self.key = (index.identity, self.root, split)
+        self.key: tuple[str | int, ...] = (index.identity, self.root, split)
         self._remote, self._cache, self._patience = is_url(root), cache or NodeCache(), patience or Patience()
         self._first = np.concatenate(([0], np.cumsum(self.shard_sizes)))
         self._lost: dict[int, OSError] = {}  # shards given up on after all patience: not asked for once a sample
         self._open = lru_cache(maxsize=OPEN_FILES)(self._open_shard)
         self._members = lru_cache(maxsize=None)(self._load_members)
+        self._chosen: Ints | None = None
+        if subset is not None:
+            self._chosen = np.sort(interleaved(self.labels.astype(np.int64), subset[1])[: subset[0]])
+            self.labels = self.labels[self._chosen]
+            self.shard_sizes = tuple(np.diff(np.searchsorted(self._chosen, self._first)).tolist())
+            self.key = (index.identity, self.root, split, *subset)
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
         """The classes of all samples: 4 bytes each, read when first asked for."""
         return np.concatenate([self._members(number)["label"] for number in range(len(self.shards))]).astype(np.int32)
 
+    @cached_property
+    def label_sets(self) -> NDArray[np.int32] | None:
+        """All right answers of each sample (samples, most), filled up with -1; None where a class is the whole truth."""
+        if not any(shard.label_sets for shard in self.shards):
+            return None
+        none = np.full((0, 1), -1, dtype=np.int32)
+        tables = [self._array(shard.label_sets) if shard.label_sets else none for shard in self.shards]
+        sets = np.full((int(self._first[-1]), max(table.shape[1] for table in tables)), -1, dtype=np.int32)
+        for first, table in zip(self._first.tolist(), tables, strict=False):
+            sets[first : first + len(table), : table.shape[1]] = table
+        return sets if self._chosen is None else sets[self._chosen]
+
+    def _array(self, name: str) -> NDArray[Any]:
+        """One of the dataset's arrays, mapped where it is local."""
+        path = join(self.root, name)
+        if self._remote:
+            return np.load(io.BytesIO(read_whole(path, self._patience)), allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
     def shard_of(self, samples: Ints) -> Ints:
         """The numbers of the shards that samples lie in."""
-        return np.searchsorted(self._first, samples, side="right") - 1
+        return np.searchsorted(self._first, self._numbers(samples), side="right") - 1
+
+    def _numbers(self, samples: Ints) -> Ints:
+        return samples if self._chosen is None else self._chosen[samples]
 
     def places(self, samples: Ints) -> list[Place]:
         """Where these samples lie."""
         numbers = self.shard_of(samples)
-        rows = (samples - self._first[numbers]).tolist()
+        rows = (self._numbers(samples) - self._first[numbers]).tolist()
         return [Place(number, *self._members(number)[row].item()) for number, row in zip(numbers.tolist(), rows, strict=True)]
 
     def url(self, shard: int) -> str:
@@ -129,14 +159,10 @@ class SplitFiles:
     def _load_members(self, number: int) -> NDArray[np.void]:
         """A shard's member list, mapped where it is local. Raises UserError where it does not fit its shard."""
         shard = self.shards[number]
-        path = join(self.root, shard.members)
-        if self._remote:
-            members = np.load(io.BytesIO(read_whole(path, self._patience)), allow_pickle=False)
-        else:
-            members = np.load(path, mmap_mode="r", allow_pickle=False)
+        members = self._array(shard.members)
         ends = members["offset"] + members["bytes"]
         if len(members) != shard.samples or ends.max() > shard.bytes:
-            raise UserError(f"stale index: the member list does not fit {shard.name}", file=path)
+            raise UserError(f"stale index: the member list does not fit {shard.name}", file=join(self.root, shard.members))
         return members
 
 

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitmodel.data.augment import normalise
-from vitmodel.data.order import Batch
+from vitmodel.data.order import Batch, Ints
 from vitmodel.data.reader import Dataset
 from vitmodel.training.engine import device
+
+REAL_HITS, REAL_IMAGES = "eval/real_hits", "eval/real_images"  # parts of the split; their ratio is eval/real_top1
 
 Forward = Callable[[Tensor], Tensor]
 Scores = Callable[[Tensor, Tensor, np.ndarray], dict[str, Tensor]]  # images, labels, samples to (B,) by metric
@@ -31,9 +33,17 @@ def evaluate(forward: Forward, dataset: Dataset, *, batch_size: int, worker: int
 
 
 def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of each sample, and whether its label has the largest logit."""
-    losses = F.cross_entropy(logits.float(), labels, reduction="none")
-    return {"eval/loss": losses, "eval/top1": logits.argmax(dim=1) == labels}
+    """Cross-entropy of each sample, and whether its label has the largest logit.
+
+    Labels are (B,), or (B, 1 + most) where several answers are right: the label, then the set of them, filled up with -1.
+    Then also whether the prediction is in the set (Beyer et al. 2020, "ReaL"), and whether there is one.
+    """
+    label, sets = (labels, None) if labels.ndim == 1 else (labels[:, 0], labels[:, 1:])
+    predicted = logits.argmax(dim=1)
+    scores = {"eval/loss": F.cross_entropy(logits.float(), label, reduction="none"), "eval/top1": predicted == label}
+    if sets is None:
+        return scores
+    return {**scores, REAL_HITS: (sets == predicted[:, None]).any(dim=1), REAL_IMAGES: (sets >= 0).any(dim=1)}
 
 
 @torch.no_grad()
@@ -47,7 +57,7 @@ def mean_scores(scores: Scores, dataset: Dataset, *, batch_size: int, worker: in
         places = np.minimum(places, dataset.size - 1)
         loaded = dataset.load(Batch(places, np.zeros_like(places)))
         mask = torch.from_numpy(real & (loaded.batch.samples == places)).to(device())  # neither padding nor a stand-in
-        labels = torch.from_numpy(loaded.labels).to(device())
+        labels = torch.from_numpy(_answers(dataset, loaded.labels, places)).to(device())
         found = {**scores(normalise(loaded.images, device()), labels, places), "eval/samples": torch.ones_like(mask)}
         for name, values in found.items():
             sums[name] = sums.get(name, 0) + (values * mask).sum().double()
@@ -56,7 +66,17 @@ def mean_scores(scores: Scores, dataset: Dataset, *, batch_size: int, worker: in
         dist.all_reduce(totals)
     means = dict(zip(sums, totals.tolist(), strict=True))
     count = means.pop("eval/samples")
-    return {**{name: total / count for name, total in means.items()}, "eval/samples": count}
+    scores_of_all = {name: total / count for name, total in means.items()}
+    if REAL_IMAGES in scores_of_all:  # images without a right answer do not count
+        scores_of_all["eval/real_top1"] = scores_of_all.pop(REAL_HITS) / scores_of_all.pop(REAL_IMAGES)
+    return {**scores_of_all, "eval/samples": count}
+
+
+def _answers(dataset: Dataset, labels: Ints, places: Ints) -> Ints:
+    """Labels, beside each its set of right answers where the dataset has them."""
+    if dataset.label_sets is None:
+        return labels
+    return np.column_stack([labels, dataset.label_sets[places]])
 
 
 @torch.no_grad()

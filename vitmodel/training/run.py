@@ -118,7 +118,15 @@ def _train_split(config: RunConfig, context: Context) -> Dataset:
     recipe = config.recipe
     crops = Crops(seed=config.seed, flip=recipe.flip) if recipe is not None and recipe.augment == "inception" else None
     reading = _reading(context)
-    return Dataset(context.data_root, "train", config.image_size, config.data.size, reading=reading, crops=crops)
+    return Dataset(
+        context.data_root,
+        "train",
+        config.image_size,
+        config.data.size,
+        subset_seed=config.data.subset_seed,
+        reading=reading,
+        crops=crops,
+    )
 
 
 def _eval_split(config: RunConfig, context: Context) -> Dataset:
@@ -179,8 +187,7 @@ def _probe(config: RunConfig, context: Context) -> Metrics:
         workers=workers,
     )
     return {
-        "eval/top1": result["eval/top1"],
-        "eval/samples": result["eval/samples"],
+        **{name: value for name, value in result.items() if name != "eval/loss"},  # of a regression it says nothing
         "probe/penalty": probe.penalty,
         **_skipped(context, dataset, held_out, worker, workers),
     }
