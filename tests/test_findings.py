@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +252,28 @@ def test_findings_are_json_and_deterministic(published: Findings, tmp_path: Path
     table = pd.read_csv(tmp_path / "claims.csv")
     assert table.groupby("claim")["headline"].sum().eq(1).all()
     assert len(findings.as_text(published).splitlines()) == 5
+
+
+def test_the_published_study_runs_by_the_usual_command_and_trains_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from orchestrator import study;"
+        f"end = study.run(Path({str(ROOT / 'studies' / 'vit_paper_published.yaml')!r}), storage={str(tmp_path)!r});"
+        "sys.exit(end or ('ray' in sys.modules or 'torch' in sys.modules))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "holds        ViT needs less compute than ResNet at equal error" in ended.stdout
+    folder = tmp_path / "studies" / "vit-paper-published"
+    assert {path.name for path in folder.iterdir()} >= {
+        "results.csv",
+        "report.html",
+        "claims.csv",
+        "claims.json",
+        "findings.json",
+    }
+    assert "needs less compute than ResNet" in (folder / "report.html").read_text()
+    assert not (tmp_path / "runs").exists()
 
 
 # --- targets --------------------------------------------------------------------------------------------------
