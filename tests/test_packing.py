@@ -246,6 +246,21 @@ def test_bad_images_are_named_or_counted(tmp_path: Path) -> None:
     assert verify(tmp_path / "out") == []
 
 
+def test_nothing_of_an_earlier_attempt_stays(tmp_path: Path) -> None:
+    """What another configuration has left is thrown away, every file of it."""
+    source = datafiles.class_folders(tmp_path / "images", 10)
+    bad = source / "cat" / "009.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(b"#!/bin/sh")
+    with pytest.raises(UserError, match=r"cat/009.jpg: no image to pack: no JPEG, PNG, WEBP image"):
+        pack(config(source, "folder", hold_out={"val": 0.3, "test": 0.3}), tmp_path / "out")
+    assert list((tmp_path / ".out.partial").glob("*.npy"))
+    bad.write_bytes(whole)
+    pack(config(source, "folder"), tmp_path / "out")
+    assert verify(tmp_path / "out") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]
+
+
 def test_sizes_are_nested_and_balanced(tmp_path: Path) -> None:
     pack(config(datafiles.idx_folder(tmp_path / "mnist", train=400), "idx"), tmp_path / "out")
     labels = np.array([label for _, label in packed_images(tmp_path / "out", "train")])

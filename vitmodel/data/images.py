@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow's name of an allowed format, and ours in a shard
 MAX_PIXELS = 2**26
@@ -60,6 +60,8 @@ def check_image(data: bytes, resize: int | None = None) -> Checked:
                 image.load()
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
+    except UnidentifiedImageError:
+        raise ValueError(f"no {', '.join(EXTENSIONS)} image") from None
     except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG chunk
         raise ValueError(f"no readable image: {error}") from None
     return Checked(data, EXTENSIONS[kind], width, height)

@@ -92,9 +92,11 @@ def _keep_only(partial: Path, recipe: str) -> None:
     """Throw away what another configuration has left."""
     mark = partial / "recipe"
     if not mark.exists() or mark.read_text() != recipe:
-        for path in partial.glob("*.tar"):
-            path.unlink()
-        shutil.rmtree(partial / "done", ignore_errors=True)
+        for path in partial.iterdir():
+            if path.is_dir() and path.name != "staging":  # which goes by the source's own files
+                shutil.rmtree(path)
+            elif path.is_file():
+                path.unlink()
         mark.write_text(recipe)
     (partial / "done").mkdir(exist_ok=True)
 
