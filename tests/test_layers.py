@@ -44,6 +44,7 @@ LAYERS: dict[str, str] = {
     "orchestrator.store": "L2",
     "orchestrator.find": "L2",
     "orchestrator.watch": "L2",
+    "orchestrator.differ": "L2",
     "orchestrator.results": "L3a",
     "orchestrator.plots": "L3a",
     "orchestrator.charts": "L3a",
