@@ -119,13 +119,13 @@ def pack_config(description: Description, folder: Path, *, dev: bool = False, **
     )
 
 
-def check_counts(description: Description, found: dict[str, int], classes: int, dev: bool) -> None:
-    """Raise UserError where a packed dataset is not what its description says."""
+def check_counts(description: Description, found: dict[str, int], classes: int, *, dev: bool, skipped: int) -> None:
+    """Raise UserError where a packed dataset is not what its description says, skipped images aside."""
     wanted = {str(split): images for split, images in description.splits.items() if images}
     if dev:
         wanted = {"train": train_images(description, True), "val": dev_images(description)}
-    wrong = {split: images for split, images in wanted.items() if found.get(split) != images}
-    if wrong or classes != description.classes:
+    missing = [images - found.get(split, 0) for split, images in wanted.items()]
+    if min(missing) < 0 or sum(missing) > skipped or classes != description.classes:
         raise UserError(
             f"packed {found} images of {classes} classes, {description.name} has {wanted} of {description.classes}: "
             "a file is missing, or another version",

@@ -18,7 +18,7 @@ from vitmodel.config import UserError
 from vitmodel.data.descriptions import Description, PackConfig
 from vitmodel.data.generated import GeneratedConfig
 from vitmodel.data.index import DatasetIndex
-from vitmodel.data.shards import pack
+from vitmodel.data.shards import BAD_FILE, pack
 from vitmodel.data.writing import ShardJob, WrittenShard, finish_job
 
 TASKS_PER_CPU = 2  # handed to Ray ahead of those that run
@@ -44,7 +44,9 @@ def pack_described(
     """Pack the downloads of a known dataset, and check that it is all there. `own`: fields of PackConfig."""
     index = pack_visibly(pack_config(description, folder, dev=dev, **own), root, **how)
     found = {split: part.samples for split, part in index.splits.items()}
-    check_counts(description, found, index.classes, dev)
+    bad = root / BAD_FILE
+    skipped = len(bad.read_text().splitlines()) if bad.exists() else 0
+    check_counts(description, found, index.classes, dev=dev, skipped=skipped)
     return index
 
 

@@ -14,7 +14,7 @@ from scipy.io import savemat
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.describe import HOME, find_description, known_names, pack_config, read_description
+from orchestrator.describe import HOME, check_counts, find_description, known_names, pack_config, read_description
 from orchestrator.plan import make_plan
 from orchestrator.spec import read_study
 from vitmodel.config import UserError
@@ -115,6 +115,15 @@ def test_a_study_packs_what_it_describes(tmp_path: Path, write_study: WriteStudy
     assert {cell.pretrain.config.data.identity for cell in after.cells} == {index.identity}
     (source / "train-images-idx3-ubyte").unlink()
     assert verify(Path(after.datasets["fractals"])) == []
+
+
+def test_counts_are_those_of_the_description_but_for_what_was_skipped(tmp_path: Path) -> None:
+    description = read_description(small(tmp_path))
+    check_counts(description, {"train": 80, "test": 20}, 10, dev=False, skipped=0)
+    check_counts(description, {"train": 79, "test": 19}, 10, dev=False, skipped=2)
+    for train, classes, skipped in ((79, 10, 0), (78, 10, 1), (81, 10, 1), (80, 9, 0)):
+        with pytest.raises(UserError, match="a file is missing, or another version"):
+            check_counts(description, {"train": train, "test": 20}, classes, dev=False, skipped=skipped)
 
 
 @pytest.mark.parametrize(
