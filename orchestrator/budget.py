@@ -157,7 +157,7 @@ def state_bytes(params: int, zero_stage: int, workers: int, recipe: Recipe, devi
 
     Source: Rajbhandari et al. 2020 (ZeRO), section 3.
     """
-    moments = 8 if recipe.optimizer == "adamw" else 4
+    moments = (8 if recipe.optimizer == "adamw" else 4) + (4 if recipe.ema else 0)
     half = _value_bytes(recipe, device) == 2
     weights, gradients, optimizer = (2, 2, 4 + moments) if half else (4, 4, moments)
     optimizer_share = workers if zero_stage >= 1 else 1

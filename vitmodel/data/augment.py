@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vitmodel.data.order import Batch, hash_uint64
 
-_PURPOSE = 77
+CROPS, OPERATIONS, MIXING = 77, 78, 79  # what a draw is for
 SHIFT_FRACTION = 0.125  # of the image's side, as 4 pixels of 32 (He et al. 2016, section 4.2)
+CROP_OF_SMALL, CROP_OF_LARGE = 128 / 160, 384 / 448  # side of a BiT crop (Kolesnikov et al. 2020, section 3.3)
 AREA, RATIO = (0.05, 1.0), (3 / 4, 4 / 3)  # Inception crop (Szegedy et al. 2015; the ViT code's area range)
 
 
@@ -29,11 +30,14 @@ def augment(images_B3SS: Tensor, batch: Batch, seed: int, kind: str, flip: bool)
     """Randomly crop or shift, and flip, each image by its own numbers. `none` without flip returns the input."""
     if kind == "none" and not flip:
         return images_B3SS
-    draws = _uniform(batch, seed, 5)
+    draws = uniform(batch, seed, CROPS, 5)
     mirror = np.where(draws[:, 4] < 0.5, -1.0, 1.0) if flip else np.ones(len(draws))
     if kind == "shift":
         width = height = np.ones(len(draws))
         x, y = ((draws[:, i] * 2 - 1) * 2 * SHIFT_FRACTION for i in (0, 1))
+    elif kind == "crop":
+        width = height = np.full(len(draws), CROP_OF_SMALL if images_B3SS.shape[-1] <= 128 else CROP_OF_LARGE)
+        x, y = ((draws[:, i] * 2 - 1) * (1 - width) for i in (0, 1))
     elif kind == "inception":
         width, height = _inception_box(draws)
         x, y = ((draws[:, i] * 2 - 1) * (1 - side) for i, side in ((0, width), (1, height)))
@@ -47,8 +51,9 @@ def augment(images_B3SS: Tensor, batch: Batch, seed: int, kind: str, flip: bool)
     return F.grid_sample(images_B3SS, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _uniform(batch: Batch, seed: int, count: int) -> NDArray[np.float64]:
-    keys = hash_uint64(seed, _PURPOSE, batch.epochs[:, None], batch.samples[:, None], np.arange(count))
+def uniform(batch: Batch, seed: int, purpose: int, count: int) -> NDArray[np.float64]:
+    """(B, count) numbers in [0, 1), each row a function of (seed, epoch, sample) and of what it is for."""
+    keys = hash_uint64(seed, purpose, batch.epochs[:, None], batch.samples[:, None], np.arange(count))
     return keys.astype(np.float64) / 2.0**64
 
 

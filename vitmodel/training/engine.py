@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitmodel.config import Recipe
+from vitmodel.training.averaging import keep_average
 
 LARGEST_BUCKET = 500_000_000  # elements; DeepSpeed's own default
 UNDECAYED = ("pos_embed", "cls_token", "mask_token")
@@ -109,7 +110,10 @@ def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers:
     }
     deepspeed = import_deepspeed()
     module = module.to(device())
-    engine = deepspeed.initialize(model=module, optimizer=make_optimizer(module, recipe), config=settings)[0]
+    optimizer = make_optimizer(module, recipe)
+    if recipe.ema:
+        keep_average(optimizer)
+    engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
     if workers == 1 and engine.zero_optimization_stage() == 0:
         engine.enable_backward_allreduce = False  # gradients would be copied out and in again to be shared with nobody
     return engine

@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from vitmodel.config import Recipe
-from vitmodel.data.augment import augment, normalise
+from vitmodel.data.mixing import Targets
 from vitmodel.data.order import Batch, hash_uint64
+from vitmodel.data.prepare import mix_of, prepare
 from vitmodel.data.reader import Dataset, Loaded
 from vitmodel.schedule import learning_rate
+from vitmodel.training.averaging import average_statistics, decay_at, set_decay
 from vitmodel.training.engine import device, set_learning_rate
 from vitmodel.training.objectives import Objective
 
@@ -99,20 +102,24 @@ def train_step(job: TrainJob, engine: Any, loaded: Loaded, step: int) -> Tensor:
         torch.manual_seed(int(hash_uint64(job.seed, step, job.worker) >> 1))
     share = len(loaded.labels)
     loss_sum = torch.zeros((), device=device())
+    decay = decay_at(job.recipe.ema, step)
+    if job.recipe.ema:
+        set_decay(engine, decay)
+    mix = mix_of(loaded, job.recipe, job.seed, job.recipe.batch_size // job.lanes)
     for start in range(0, share, job.micro_batch):
-        part = slice(start, start + job.micro_batch)
-        batch = Batch(loaded.batch.samples[part], loaded.batch.epochs[part])
-        images = normalise(loaded.images[part], device())
-        if not loaded.cropped:
-            images = augment(images, batch, job.seed, job.recipe.augment, job.recipe.flip)
-        loss_sum += forward_backward(job, engine, images, torch.from_numpy(loaded.labels[part]).to(device()), batch)
+        places = np.arange(start, start + job.micro_batch)
+        batch = Batch(loaded.batch.samples[places], loaded.batch.epochs[places])
+        images, targets = prepare(loaded, places, mix, job.recipe, seed=job.seed, device=device())
+        loss_sum += forward_backward(job, engine, images, targets, batch)
         engine.step()
+    if job.recipe.ema:
+        average_statistics(engine, decay)
     return loss_sum * job.micro_batch / share
 
 
-def forward_backward(job: TrainJob, engine: Any, images: Tensor, labels: Tensor, batch: Batch) -> Tensor:
-    """Loss and gradients of one micro-batch."""
-    loss = job.objective.loss(engine, images, labels, batch)
+def forward_backward(job: TrainJob, engine: Any, images: Tensor, targets: Targets, batch: Batch) -> Tensor:
+    """Loss and gradients of one micro-batch. The loss is the one that is minimised: with smoothed and mixed labels."""
+    loss = job.objective.loss(engine, images, targets, batch)
     engine.backward(loss)
     return loss.detach()
 

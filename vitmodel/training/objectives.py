@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vitmodel.config import HybridConfig, RunConfig, Supervised, ViTConfig
 from vitmodel.data.masks import patch_order
+from vitmodel.data.mixing import Targets, mixed_loss
 from vitmodel.data.order import Batch
 from vitmodel.grid import patch_grid
 from vitmodel.training.evaluate import classification_scores
@@ -24,7 +24,7 @@ from vitmodel.training.evaluate import classification_scores
 class Objective(Protocol):
     """A loss, and the scores of an evaluation."""
 
-    def loss(self, engine: Any, images: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+    def loss(self, engine: Any, images: Tensor, targets: Targets, batch: Batch) -> Tensor:
         """The mean loss of a micro-batch of normalised images in fp32."""
 
     def scores(self, engine: Any, images: Tensor, labels: Tensor, samples: np.ndarray) -> dict[str, Tensor]:
@@ -33,13 +33,13 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """Cross-entropy with the labels."""
+    """Cross-entropy with the labels, mixed as the images are."""
 
     label_smoothing: float
 
-    def loss(self, engine: Any, images: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+    def loss(self, engine: Any, images: Tensor, targets: Targets, batch: Batch) -> Tensor:
         logits = engine(images.to(_precision(engine)))
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        return mixed_loss(logits, targets, self.label_smoothing)
 
     def scores(self, engine: Any, images: Tensor, labels: Tensor, samples: np.ndarray) -> dict[str, Tensor]:
         return classification_scores(engine(images.to(_precision(engine))), labels)
@@ -52,7 +52,7 @@ class Reconstruction:
     seed: int
     patches: int
 
-    def loss(self, engine: Any, images: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+    def loss(self, engine: Any, images: Tensor, targets: Targets, batch: Batch) -> Tensor:
         order_BT = torch.from_numpy(patch_order(batch, self.seed, self.patches)).to(images.device)
         return engine(images, order_BT).mean()
 

@@ -23,6 +23,7 @@ from vitmodel.models.cnn import synchronise_statistics
 from vitmodel.models.masked import encoder_weights
 from vitmodel.models.weights import load_for_transfer, save_weights
 from vitmodel.training import checkpoint
+from vitmodel.training.averaging import synchronise_averages, use_average
 from vitmodel.training.engine import device, ensure_process_group, full_weights, make_engine
 from vitmodel.training.evaluate import evaluate, features, mean_scores
 from vitmodel.training.loop import Metrics, TrainJob, train
@@ -95,6 +96,8 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
     report = counting(context.report, dataset.bad, context.folder, worker, workers)
     train(job, engine, start_step=start_step, report=report, save=_saver(engine, context, worker, workers))
     train_seconds = time.perf_counter() - started
+    if recipe.ema:
+        use_average(engine)  # what is evaluated and kept
     if config.phase == "pretrain":
         weights = full_weights(engine)
         if worker == 0:
@@ -151,6 +154,7 @@ def _saver(engine: Any, context: Context, worker: int, workers: int) -> Callable
     clock = [time.monotonic()]
 
     def save(step: int, last: bool) -> None:
+        synchronise_averages(engine)
         synchronise_statistics(engine.module)  # at least before every checkpoint, and after the last step
         due = torch.tensor(float(time.monotonic() - clock[0] >= context.checkpoint_seconds), device=device())
         if workers > 1:
