@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
+from orchestrator.choices import Choice, choices, is_repeated
 from orchestrator.schema import Cut, Length, Size
 from orchestrator.spec import StudyFile
 from orchestrator.yamltree import Place
+from vitmodel.config import UserError
 
 
 class Point(NamedTuple):
@@ -15,6 +18,7 @@ class Point(NamedTuple):
 
     model: int
     objective: int
+    recipe: Choice
     size: Size
     length: Length
     seed: int
@@ -34,14 +38,25 @@ def points(file: StudyFile) -> list[Point]:
     return found
 
 
+def _recipes(file: StudyFile, model: int, objective: int) -> list[Choice]:
+    pretrain = file.study.pretrain
+    entry, its = pretrain.models[model], pretrain.objective[objective]
+    names = entry.recipe if is_repeated(entry, pretrain.models) else None
+    try:
+        return choices(pretrain.recipe, entry.model.family, entry.recipe, its.recipe, names=names)
+    except UserError as error:
+        place: Place = ("pretrain", "recipe", entry.model.family)
+        raise file.tree.error(error.message, place, error.allowed) from None
+
+
 def _grid(file: StudyFile) -> Iterator[Point]:
     pretrain = file.study.pretrain
     for number, entry in enumerate(pretrain.models):
         for objective, its in enumerate(pretrain.objective):
-            for size in pretrain.sizes:
-                for length in its.lengths or entry.lengths or pretrain.lengths:
-                    for seed in file.study.seeds:
-                        yield Point(number, objective, size, length, seed)
+            lengths = its.lengths or entry.lengths or pretrain.lengths
+            rest = (_recipes(file, number, objective), pretrain.sizes, lengths, file.study.seeds)
+            for values in product(*rest):
+                yield Point(number, objective, *values)
 
 
 def _zipped(file: StudyFile) -> Iterator[Point]:
@@ -62,8 +77,9 @@ def _zipped(file: StudyFile) -> Iterator[Point]:
     for i in range(longest):  # an axis of one value keeps it throughout
         at = {name: i % count for name, count in counts.items()}
         size, length = pretrain.sizes[at["sizes"]], pretrain.lengths[at["lengths"]]
-        for seed in file.study.seeds:
-            yield Point(at["models"], at["objective"], size, length, seed)
+        for recipe in _recipes(file, at["models"], at["objective"]):
+            for seed in file.study.seeds:
+                yield Point(at["models"], at["objective"], recipe, size, length, seed)
 
 
 def _included(file: StudyFile, cut: Cut, number: int) -> Point:
@@ -78,7 +94,13 @@ def _included(file: StudyFile, cut: Cut, number: int) -> Point:
         raise file.tree.error(f"no objective {objective} in the list", (*place, "objective"), ", ".join(kinds))
     length = Length(epochs=cut.epochs) if cut.epochs is not None else pretrain.lengths[0]
     seed = file.study.seeds[0] if cut.seed is None else cut.seed
-    return Point(variants.index(cut.model), kinds.index(objective), cut.size, length, seed)
+    its = kinds.index(objective)
+    found = [(i, recipe) for i, variant in enumerate(variants) if variant == cut.model for recipe in _recipes(file, i, its)]
+    chosen = [(i, recipe) for i, recipe in found if cut.recipe in (None, recipe.label)]
+    if not chosen:
+        allowed = ", ".join(recipe.label for _, recipe in found)
+        raise file.tree.error(f"no recipe {cut.recipe!r}", (*place, "recipe"), allowed)
+    return Point(chosen[0][0], its, chosen[0][1], cut.size, length, seed)
 
 
 def _matches(file: StudyFile, cut: Cut, point: Point) -> bool:
@@ -86,6 +108,7 @@ def _matches(file: StudyFile, cut: Cut, point: Point) -> bool:
     has = {
         "model": pretrain.models[point.model].model.variant,
         "objective": pretrain.objective[point.objective].objective.kind,
+        "recipe": point.recipe.label,
         "size": point.size,
         "epochs": point.length.epochs,
         "seed": point.seed,

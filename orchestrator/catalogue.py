@@ -22,6 +22,7 @@ class DataFacts(NamedTuple):
     eval_split: str
     root: str
     is_missing: bool  # planned from its declaration alone
+    image_size: int | None  # pixels per side, where known
 
 
 def look_up_datasets(file: StudyFile, storage: Path) -> dict[str, DataFacts]:
@@ -39,6 +40,7 @@ def look_up_datasets(file: StudyFile, storage: Path) -> dict[str, DataFacts]:
             eval_split=generated.eval_split(spec),
             root=str(storage / "data" / f"{name}-{identity[-8:]}"),
             is_missing=False,
+            image_size=spec.image_size,
         )
     return found
 
@@ -60,6 +62,7 @@ def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path) -> 
         eval_split=spec.eval_split,
         root=str(root),
         is_missing=index is None,
+        image_size=spec.image_size or (index.image_size if index else None),
     )
 
 

@@ -8,22 +8,23 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import budget
 from orchestrator.axes import Point, points
 from orchestrator.budget import Device, Group, Placement
 from orchestrator.catalogue import look_up_datasets
+from orchestrator.choices import choices, resolve
 from orchestrator.fingerprint import run_id
-from orchestrator.schema import FamilyRecipes, ModelEntry, ObjectiveEntry, RecipeSpec, Size
+from orchestrator.schema import ModelEntry, ObjectiveEntry, RecipeSpec, Size
 from orchestrator.spec import StudyFile, resolve_size
 from orchestrator.yamltree import Place
-from vitmodel.config import FAMILIES, DataRef, Recipe, RunConfig, Supervised, UserError
+from vitmodel.config import DataRef, EncoderConfig, ModelConfig, Recipe, RunConfig, Supervised, UserError
 from vitmodel.flops import TRAIN_FACTOR, count_params, forward_flops
 from vitmodel.grid import check_image_size
+from vitmodel.hyperrule import bit_hyperrule, hyperrule_resolution
 from vitmodel.objectives import check_objective, complete
-from vitmodel.recipes import resolve_recipe
 from vitmodel.schedule import steps_of
 
 DEFAULT_LANES = 64
@@ -36,6 +37,8 @@ class Run:
 
     run_id: str
     config: RunConfig
+    variant: str  # as rows name the model: with its pretraining's recipe, where that is an axis
+    recipe: str  # what tells this run's recipe from others of its section, where that is an axis
     dataset: str  # the name in the study file
     length: str
     epochs: float
@@ -55,7 +58,8 @@ class Run:
         kind = {"pretrain": self.length, "finetune": f"{self.epochs:g} epochs", "probe": f"{self.config.shots} shots"}
         size = f" {self.config.data.size:,}" if self.config.phase == "pretrain" else ""
         what = "" if isinstance(self.config.objective, Supervised) else f" {self.config.objective.kind}"
-        return f"{self.config.phase} {self.config.model.variant}{what} {self.config.data.name}{size} {kind[self.config.phase]}"
+        own = f" {self.recipe}" if self.recipe and self.config.phase == "finetune" else ""
+        return f"{self.config.phase} {self.variant}{what} {self.config.data.name}{size} {kind[self.config.phase]}{own}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +183,7 @@ class _Planner:
         source = self.data[pretrain.data]
         images = resolve_size(point.size, source.train)
         check_image_size(entry.model, pretrain.resolution)
-        recipe = _resolve(pretrain.recipe, entry, entry.recipe, its.recipe)
+        recipe = resolve(point.recipe, entry.model, images)
         objective = complete(its.objective, entry.model)
         check_objective(objective, entry.model, pretrain.resolution, recipe)
         config = RunConfig(
@@ -188,7 +192,7 @@ class _Planner:
             image_size=pretrain.resolution,
             classes=source.classes,
             objective=objective,
-            data=self._data_ref(pretrain.data, images, recipe.batch_size),
+            data=self._data_ref(pretrain.data, images, recipe),
             seed=point.seed,
             steps=steps_of(batch_size=recipe.batch_size, dataset_size=images, **point.length.model_dump()),
             recipe=self._with_precision(recipe),
@@ -197,43 +201,63 @@ class _Planner:
             entry.model, pretrain.resolution, source.classes, recipe, self.study.resources, objective=objective
         )
         text = next(f"{value:g} {unit}" for unit, value in point.length.model_dump(exclude_none=True).items())
-        return self._run(config, group, text, config.steps * recipe.batch_size / images, 0)
+        run = self._run(config, group, text, config.steps * recipe.batch_size / images)
+        label = point.recipe.label
+        return replace(run, variant=f"{run.variant} {label}".rstrip(), recipe=label)
 
     def _children(self, entry: ModelEntry, parent: Run) -> Iterator[Run]:
         transfer, probe = self.study.transfer, self.study.probe
         for number, task in enumerate(transfer.tasks if transfer else ()):
-            for epochs in transfer.epochs if transfer else ():
-                try:
-                    yield self._finetune(entry, parent, task, epochs)
-                except UserError as error:
-                    raise self._placed(
-                        error, ("transfer", "tasks", number), parent.config.data.size, entry.model.family
-                    ) from None
+            try:
+                yield from self._finetunes(entry, parent, task)
+            except UserError as error:
+                place: Place = ("transfer", "tasks", number)
+                raise self._placed(error, place, parent.config.data.size, entry.model.family) from None
         for task in probe.tasks if probe else ():
             for shots in probe.shots if probe else ():
                 if shots * self.data[task].classes > self.data[task].train:
                     raise self.file.tree.error(f"{task} has fewer than {shots} images a class", ("probe", "shots"))
                 yield self._probe(entry, parent, task, shots)
 
-    def _finetune(self, entry: ModelEntry, parent: Run, task: str, epochs: float) -> Run:
+    def _finetunes(self, entry: ModelEntry, parent: Run, task: str) -> Iterator[Run]:
         transfer = self.study.transfer
         assert transfer is not None
+        own = transfer.task_recipes.get(task, RecipeSpec())
+        for choice in choices(transfer.recipe, entry.model.family, own):
+            for epochs in transfer.epochs:
+                run = self._finetune(entry, parent, task, epochs, resolve(choice, entry.model, self.data[task].train))
+                yield replace(run, recipe=choice.label)
+
+    def _finetune(self, entry: ModelEntry, parent: Run, task: str, epochs: float | str, recipe: Recipe) -> Run:
         data = self.data[task]
-        recipe = _resolve(transfer.recipe, entry, transfer.task_recipes.get(task, RecipeSpec()))
-        resolution = entry.finetune_resolution or transfer.resolution
+        resolution = entry.finetune_resolution or self._resolution(task)
         check_image_size(entry.model, resolution)
+        given = None if epochs == "hyperrule" else float(epochs)
+        steps = bit_hyperrule(data.train).steps if given is None else None
         config = RunConfig(
             phase="finetune",
-            model=entry.model,
+            model=_without_pre_logits(entry.model),
             image_size=resolution,
             classes=data.classes,
-            data=self._data_ref(task, data.train, recipe.batch_size),
+            data=self._data_ref(task, data.train, recipe),
             seed=parent.config.seed,
             parent=parent.run_id,
-            steps=steps_of(batch_size=recipe.batch_size, dataset_size=data.train, epochs=epochs),
+            steps=steps_of(batch_size=recipe.batch_size, dataset_size=data.train, epochs=given, steps=steps),
             recipe=self._with_precision(recipe),
         )
-        return self._run(config, parent.placement.group, f"{epochs:g} epochs", epochs, parent.train_flops)
+        epochs = config.steps * recipe.batch_size / data.train if given is None else given
+        text = f"{epochs:g} epochs" if given is not None else f"{steps} steps"
+        return self._run(config, parent.placement.group, text, epochs, parent)
+
+    def _resolution(self, task: str) -> int:
+        """Pixels per side of fine-tuning on a task."""
+        transfer, image_size = self.study.transfer, self.data[task].image_size
+        assert transfer is not None
+        if transfer.resolution != "hyperrule":
+            return transfer.resolution
+        if image_size is None:
+            raise UserError(f"the hyper-rule needs the size of {task}'s images: give its image_size", field="resolution")
+        return hyperrule_resolution(image_size)
 
     def _probe(self, entry: ModelEntry, parent: Run, task: str, shots: int) -> Run:
         data = self.data[task]
@@ -242,14 +266,14 @@ class _Planner:
             model=entry.model,
             image_size=parent.config.image_size,
             classes=data.classes,
-            data=self._data_ref(task, data.train, 1),
+            data=self._data_ref(task, data.train, None),
             seed=parent.config.seed,
             parent=parent.run_id,
             shots=shots,
         )
-        return self._run(config, parent.placement.group, f"{shots} shots", 0.0, parent.train_flops)
+        return self._run(config, parent.placement.group, f"{shots} shots", 0.0, parent)
 
-    def _run(self, config: RunConfig, group: Group, length: str, epochs: float, pretrain_flops: int) -> Run:
+    def _run(self, config: RunConfig, group: Group, length: str, epochs: float, parent: Run | None = None) -> Run:
         forward = forward_flops(config.model, config.image_size, config.classes, config.objective)
         examples = config.steps * (config.recipe.batch_size if config.recipe else 0)
         flops = TRAIN_FACTOR * forward * examples
@@ -257,21 +281,29 @@ class _Planner:
         return Run(
             run_id=run_id(config),
             config=config,
+            variant=parent.variant if parent else config.model.variant,
+            recipe="",
             dataset=config.data.name,
             length=length,
             epochs=epochs,
             params=count_params(config.model, config.image_size, config.classes, config.objective),
             forward_flops=forward,
             train_flops=flops,
-            pretrain_flops=pretrain_flops or (flops if config.phase == "pretrain" else 0),
+            pretrain_flops=parent.train_flops if parent else flops,
             placement=budget.place(config, group, self.study.resources, work),
         )
 
-    def _data_ref(self, name: str, size: int, batch_size: int) -> DataRef:
+    def _data_ref(self, name: str, size: int, recipe: Recipe | None) -> DataRef:
         pretrain = self.study.pretrain
-        lanes = pretrain.lanes if pretrain.lanes and name == pretrain.data else math.gcd(batch_size, DEFAULT_LANES)
+        lanes = pretrain.lanes if pretrain.lanes and name == pretrain.data else _default_lanes(recipe)
         if lanes > size:
             raise UserError(f"{lanes} lanes need at least as many images, not {size}", field="lanes")
+        if recipe and (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2 * lanes:
+            raise UserError(
+                f"mixup and cutmix pair images of one lane: batch {recipe.batch_size} over {lanes} lanes gives each one alone",
+                field="lanes",
+                allowed=f"{recipe.batch_size // 2} lanes or fewer",
+            )
         is_subset = name == pretrain.data and size < self.data[name].train
         return DataRef(
             name=name,
@@ -297,22 +329,24 @@ class _Planner:
             "sizes": ("pretrain", "sizes", pretrain.sizes.index(size) if size in pretrain.sizes else 0),
             "lanes": ("pretrain", "lanes") if pretrain.lanes else ("resources", "workers"),
             "resources": ("resources",),
+            "resolution": ("transfer", "resolution"),
             "recipe": (place[0], "recipe", family),
             "objective": ("pretrain", "objective", objective),
         }
-        return self.file.tree.error(error.message, places.get(error.field, place), error.allowed)
+        section, _, key = error.field.partition(".")  # recipe.lr: the key of a recipe
+        where = (*places.get(section, place), key) if key else places.get(section, place)
+        return self.file.tree.error(error.message, where, error.allowed)
 
 
-def _resolve(recipe: RecipeSpec | FamilyRecipes, entry: ModelEntry, *own: RecipeSpec) -> Recipe:
-    """The section's recipe for this family, then what a model, an objective or a task has of its own, the last one first.
-    Who names another preset starts afresh from it."""
-    base = recipe if isinstance(recipe, RecipeSpec) else getattr(recipe, entry.model.family)
-    if base is None:
-        raise UserError(f"no recipe for family {entry.model.family}", field="recipe", allowed=", ".join(FAMILIES))
-    preset, overrides = base.preset, base.overrides()
-    for spec in own:
-        kept = overrides if spec.preset in (None, preset) else {}
-        preset, overrides = spec.preset or preset, {**kept, **spec.overrides()}
-    if preset is None:
-        raise UserError("a recipe needs a preset", field="recipe")
-    return resolve_recipe(preset, entry.model, overrides)
+def _default_lanes(recipe: Recipe | None) -> int:
+    """As many as the batch fills evenly; half of them where images are mixed and a lane would give one alone."""
+    if recipe is None:
+        return 1
+    lanes = math.gcd(recipe.batch_size, DEFAULT_LANES)
+    is_alone = lanes == recipe.batch_size and (recipe.mixup or recipe.cutmix)
+    return lanes // 2 if is_alone else lanes
+
+
+def _without_pre_logits(model: ModelConfig) -> ModelConfig:
+    """The model without the tanh layer before its head: transfer removes the whole pretrained head (paper, section 3.2)."""
+    return model.model_copy(update={"pre_logits": 0}) if isinstance(model, EncoderConfig) else model

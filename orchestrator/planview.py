@@ -82,7 +82,8 @@ def run_facts(run: Run) -> dict[str, Any]:
         "parent_id": config.parent,
         "phase": config.phase,
         "family": config.model.family,
-        "variant": config.model.variant,
+        "variant": run.variant,
+        "recipe": run.recipe,
         "objective": config.objective.kind,
         "params": run.params,
         "forward_flops": run.forward_flops,
@@ -109,7 +110,7 @@ def plan_as_text(plan: Plan, bundles: list[Bundle], done: int) -> str:
         run, group = cell.pretrain, cell.pretrain.placement.group
         rows.append(
             (
-                run.config.model.variant + (f" {run.config.objective.kind}" if run.config.objective != SUPERVISED else ""),
+                run.variant + (f" {run.config.objective.kind}" if run.config.objective != SUPERVISED else ""),
                 f"{run.params / 1e6:.4g}M",
                 f"{run.config.data.size:,}",
                 run.length,

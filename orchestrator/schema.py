@@ -36,6 +36,7 @@ class ExternalData(Frozen):
     classes: Count
     eval_split: Literal["val", "test"] = "test"
     licence: str = ""
+    image_size: int | None = Field(default=None, gt=0)  # pixels per side, as they are before resizing: BiT's hyper-rule asks
 
 
 def _dataset_kind(value: Any) -> str:
@@ -58,31 +59,44 @@ class Length(Frozen):
     examples: Count | None = None
 
 
+# A recipe key: a value, or a list of values, each a recipe of its own.
+Number = float | Annotated[tuple[float, ...], Field(min_length=1)] | None
+Whole = int | Annotated[tuple[int, ...], Field(min_length=1)] | None
+Switch = bool | Annotated[tuple[bool, ...], Field(min_length=1)] | None
+Word = str | Annotated[tuple[str, ...], Field(min_length=1)] | None
+
+
 class RecipeSpec(Frozen):
-    """A preset's name and the keys that differ from it."""
+    """A preset's name and the keys that differ from it: those of vitmodel.config.Recipe, which checks their values."""
 
-    preset: str | None = None
-    optimizer: Literal["adamw", "sgd"] | None = None
-    lr: float | None = None
-    layer_decay: float | None = None
-    batch_size: int | None = None
-    schedule: Literal["constant", "linear", "cosine", "rsqrt"] | None = None
-    warmup: float | None = None
-    cooldown: float | None = None
-    weight_decay: float | None = None
-    beta1: float | None = None
-    beta2: float | None = None
-    momentum: float | None = None
-    grad_clip: float | None = None
-    dropout: float | None = None
-    stochastic_depth: float | None = None
-    label_smoothing: float | None = None
-    augment: Literal["none", "shift", "inception"] | None = None
-    flip: bool | None = None
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    preset: Word = None
+    optimizer: Word = None
+    lr: Number = None
+    layer_decay: Number = None
+    batch_size: Whole = None
+    schedule: Word = None
+    warmup: Number = None
+    cooldown: Number = None
+    weight_decay: Number = None
+    beta1: Number = None
+    beta2: Number = None
+    momentum: Number = None
+    grad_clip: Number = None
+    dropout: Number = None
+    stochastic_depth: Number = None
+    label_smoothing: Number = None
+    augment: Word = None
+    flip: Switch = None
+    randaugment_layers: Whole = None
+    randaugment_magnitude: Number = None
+    mixup: Number = None
+    cutmix: Number = None
+    ema: Number = None
+    precision: Word = None
 
-    def overrides(self) -> dict[str, Any]:
-        return self.model_dump(exclude={"preset"}, exclude_none=True)
+    def given(self) -> dict[str, Any]:
+        """The keys that the study gives."""
+        return self.model_dump(exclude_none=True)
 
 
 class FamilyRecipes(Frozen):
@@ -128,6 +142,7 @@ class Cut(Frozen):
     size: Size | None = None
     epochs: float | None = None
     seed: int | None = None
+    recipe: str | None = None  # as rows name it: weight_decay=0.1
 
 
 class Pretrain(Frozen):
@@ -152,8 +167,8 @@ class Transfer(Frozen):
     """Fine-tuning of every pretrained model on every task for every number of epochs."""
 
     tasks: tuple[str, ...] = Field(min_length=1)
-    epochs: tuple[float, ...] = Field(min_length=1)
-    resolution: int = Field(gt=0)
+    epochs: tuple[float | Literal["hyperrule"], ...] = Field(min_length=1)
+    resolution: Annotated[int, Field(gt=0)] | Literal["hyperrule"]
     recipe: AnyRecipe
     task_recipes: dict[str, RecipeSpec] = Field(default={})
 

@@ -189,10 +189,11 @@ def _check_references(file: StudyFile) -> None:
         if name not in study.datasets:
             hint = suggest(name, list(study.datasets))
             raise tree.error(f"unknown dataset {name!r}{hint}", place, ", ".join(study.datasets))
-    variants = [entry.model.variant for entry in study.pretrain.models]
-    for number, variant in enumerate(variants):
-        if variant in variants[:number]:
-            raise tree.error(f"a second model called {variant}", ("pretrain", "models", number))
+    entries = [(entry.model.variant, entry.recipe) for entry in study.pretrain.models]
+    for number, entry in enumerate(entries):
+        if entry in entries[:number]:
+            allowed = "one entry a model, or entries with recipe keys of their own"
+            raise tree.error(f"a second model called {entry[0]}", ("pretrain", "models", number), allowed)
     _check_lengths(file)
     _check_questions(file)
 

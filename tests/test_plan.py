@@ -245,6 +245,6 @@ def test_the_plan_has_a_price_and_a_stated_device(tmp_path: Path, write_study: W
 
 def test_every_preset_resolves() -> None:
     for preset in PRESETS:
-        assert resolve_recipe(preset, named_model("B/16"), {}).preset == preset
+        assert resolve_recipe(preset, named_model("B/16"), {}, examples=1000).preset == preset
     with pytest.raises(UserError, match="no learning rate for Ti/16"):
         resolve_recipe("vit_paper_jft", named_model("Ti/16"), {})

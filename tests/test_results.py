@@ -17,8 +17,8 @@ from orchestrator.store import State, Store, write_json
 from vitmodel.config import UserError
 
 ROW_OF_THE_DESIGN = (
-    "study, run_id, parent_id, phase, family, variant, params, forward_flops, dataset, dataset_size, length, epochs, steps, "
-    "examples_seen, train_flops, pretrain_flops, task, finetune_epochs, resolution, shots, seed, upstream_loss, "
+    "study, run_id, parent_id, phase, family, variant, recipe, params, forward_flops, dataset, dataset_size, length, epochs, "
+    "steps, examples_seen, train_flops, pretrain_flops, task, finetune_epochs, resolution, shots, seed, upstream_loss, "
     "upstream_top1, top1, error, workers, zero_stage, gpu_hours, images_per_second, mfu, status, attempts, core_hours, "
     "seconds, reason, test_images, source, objective"
 )
@@ -40,6 +40,7 @@ def planned(run_id: str, phase: str, family: str, size: int, seed: int = 0, **ch
         "family": family,
         "variant": variant,
         "objective": "supervised",
+        "recipe": "",
         "params": params,
         "forward_flops": int(forward),
         "dataset": "shapes",
@@ -252,3 +253,15 @@ def test_reading_results_needs_no_torch_ray_or_mlflow() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+def test_recipes_keep_their_rows_apart(tmp_path: Path) -> None:
+    """A pretraining's recipe is a column and part of the variant; a fine-tune's is part of the task."""
+    plan = [
+        {**run, "variant": "V8 mixup=0.2", "recipe": "lr=0.1" if run["phase"] == "finetune" else ""} for run in cell("vit", 512)
+    ]
+    plan[0]["recipe"] = "mixup=0.2"
+    make_store(tmp_path, plan, "s")
+    frame = results.collect(tmp_path, "s")
+    assert set(frame["recipe"]) == {"mixup=0.2"}
+    assert list(frame["task"]) == ["", "digits lr=0.1", "digits lr=0.1", "digits"]

@@ -46,6 +46,11 @@ def test_one_unit_only() -> None:
         ({"schedule": "cosine"}, 25, 0.8536),
         ({"schedule": "rsqrt", "warmup": 25}, 99, 0.5),
         ({"cooldown": 10}, 89, 1.0),
+        ({"schedule": "step"}, 29, 1.0),
+        ({"schedule": "step"}, 30, 0.1),
+        ({"schedule": "step"}, 60, 0.01),
+        ({"schedule": "step", "warmup": 10}, 99, 0.001),
+        ({"schedule": "step", "warmup": 10}, 4, 0.5),
         ({"cooldown": 10}, 95, 0.5),
     ],
 )

@@ -193,7 +193,7 @@ class Recipe(Frozen):
     lr: float = Field(gt=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)  # of an encoder's rates, a factor a block from the head down; 1: off
     batch_size: int = Field(gt=0)  # global: over all workers and accumulation steps
-    schedule: Literal["constant", "linear", "cosine", "rsqrt"]
+    schedule: Literal["constant", "linear", "cosine", "rsqrt", "step"]
     warmup: float = Field(ge=0)  # steps if >= 1, else a fraction of all steps
     cooldown: float = Field(default=0.0, ge=0)  # for constant and rsqrt: linear to 0 at the end; unit as warmup
     weight_decay: float = Field(default=0.0, ge=0)  # decoupled for adamw; never on biases, norms, embeddings
@@ -204,7 +204,7 @@ class Recipe(Frozen):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     stochastic_depth: float = Field(default=0.0, ge=0, lt=1)  # of the last block; earlier ones less, linearly
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    augment: Literal["none", "shift", "inception"] = "none"
+    augment: Literal["none", "shift", "crop", "inception"] = "none"
     flip: bool = False
     randaugment_layers: int = Field(default=0, ge=0)  # operations drawn per image (Cubuk et al. 2020); 0: off
     randaugment_magnitude: float = Field(default=10.0, ge=0, le=30)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
+from vitmodel import hyperrule
 from vitmodel.config import ModelConfig, Recipe, UserError, suggest
 
 # ViT paper, Table 3: peak learning rate on JFT-300M. All: batch 4096, 10k warm-up steps, linear decay, Adam
@@ -47,6 +50,26 @@ _MAE_STRONG: dict[str, Any] = {
     "mixup": 0.8,
     "cutmix": 1.0,
 }
+
+# Steiner et al. 2021, section 3 and Figure 4: layers and magnitude of RandAugment, and mixup's alpha. Their RandAugment is
+# TensorFlow's; ours is as strong at magnitude 10 and above (data/randaugment.py). The regularised half of their grid
+# adds dropout 0.1 and stochastic depth 0.1; weight decay is 0.03 or 0.1.
+_AUGREG: dict[str, tuple[int, float, float]] = {
+    "none": (0, 0.0, 0.0),
+    "light1": (2, 0.0, 0.0),
+    "light2": (2, 10.0, 0.2),
+    "medium1": (2, 15.0, 0.2),
+    "medium2": (2, 15.0, 0.5),
+    "strong1": (2, 20.0, 0.5),
+    "strong2": (2, 20.0, 0.8),
+}
+
+
+def _augreg(name: str) -> dict[str, Any]:
+    layers, magnitude, alpha = _AUGREG[name]
+    draws = {"randaugment_layers": layers, "randaugment_magnitude": magnitude, "mixup": alpha}
+    return {**_PAPER, **draws, "lr": 1e-3, "schedule": "cosine", "weight_decay": 0.1, "grad_clip": 1.0}
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "micro_vit": {**_MICRO, "lr": 3e-3, "batch_size": 64, "warmup": 0.2},
@@ -101,23 +124,64 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stochastic_depth": 0.2,
         "ema": 0.9999,
     },
+    "augreg": _augreg("medium2"),
+    **{f"augreg_{name}": _augreg(name) for name in _AUGREG},
+    # Table 11 of He et al. 2022 for up to a hundred thousand images: smaller batches, an average over a shorter time.
+    "small_data": {
+        **_MAE,
+        **_MAE_STRONG,
+        "lr_per_256": 1e-4,
+        "weight_decay": 0.3,
+        "beta2": 0.95,
+        "batch_size": 512,
+        "warmup": 0.1,
+        "stochastic_depth": 0.1,
+        "ema": 0.999,
+    },
+    # Kolesnikov et al. 2020, section 3.3; steps, resolution, warm-up and mixup are the task's: hyperrule.py.
+    hyperrule.PRESET: {
+        "optimizer": "sgd",
+        "lr": 3e-3,
+        "batch_size": 512,
+        "schedule": "step",
+        "augment": "crop",
+        "flip": True,
+    },
 }
 
 
-def resolve_recipe(preset: str, model: ModelConfig, overrides: dict[str, Any]) -> Recipe:
-    """A preset for one model, with a study's overrides on top. Raises UserError for an unknown name or a missing rate."""
+def resolve_recipe(preset: str, model: ModelConfig, overrides: dict[str, Any], *, examples: int | None = None) -> Recipe:
+    """A preset for one model, with a study's overrides on top; the hyper-rule asks for the number of training examples.
+
+    Raises UserError for an unknown name, a missing learning rate or a value that cannot be.
+    """
     if preset not in PRESETS:
         raise UserError(
             f"unknown recipe {preset!r}{suggest(preset, list(PRESETS))}", field="recipe", allowed=", ".join(PRESETS)
         )
-    keys = {**PRESETS[preset], **overrides}
+    keys = {**PRESETS[preset], **_of_examples(preset, examples), **overrides}
     if keys.get("layer_decay", 1.0) != 1.0 and model.family not in ("vit", "hybrid"):
         message = f"layer_decay scales the rates of an encoder's blocks, which {model.variant} does not have"
         raise UserError(message, field="recipe", allowed="layer_decay: 1")
     per_256 = keys.pop("lr_per_256", None)
     if "lr" not in keys:
         keys["lr"] = _learning_rate(preset, model) if per_256 is None else per_256 * keys["batch_size"] / 256
-    return Recipe(preset=preset, **keys)
+    try:
+        return Recipe(preset=preset, **keys)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, expected = str(first["loc"][0]), str(first.get("ctx", {}).get("expected", ""))
+        raise UserError(f"{first['msg']}, not {first['input']!r}", field=f"recipe.{key}", allowed=expected) from None
+
+
+def _of_examples(preset: str, examples: int | None) -> dict[str, Any]:
+    """What the hyper-rule adds to its preset."""
+    if preset != hyperrule.PRESET:
+        return {}
+    if examples is None:
+        raise UserError(f"recipe {preset} depends on the number of training examples", field="recipe")
+    rule = hyperrule.bit_hyperrule(examples)
+    return {"warmup": rule.warmup, "mixup": rule.mixup}
 
 
 def _learning_rate(preset: str, model: ModelConfig) -> float:

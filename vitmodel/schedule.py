@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from vitmodel.config import Recipe
 
 
+STEP_MARKS = (0.3, 0.6, 0.9)  # of all steps, where `step` decays (Kolesnikov et al. 2020, section 3.3)
+
+
 def steps_of(
     *, batch_size: int, dataset_size: int, epochs: float | None = None, steps: int | None = None, examples: int | None = None
 ) -> int:
@@ -30,7 +33,8 @@ def span_steps(span: float, total_steps: int) -> int:
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     """Learning rate of optimizer step `step` (from 0): linear warm-up, then the recipe's decay, then its cool-down.
 
-    `linear` and `cosine` end at 0 after the last step; `constant` and `rsqrt` (Zhai et al. 2022) need a cool-down for it.
+    `linear` and `cosine` end at 0 after the last step; `constant` and `rsqrt` (Zhai et al. 2022) need a cool-down for it;
+    `step` falls by 10 at each of `STEP_MARKS`.
     """
     warmup, cooldown = span_steps(recipe.warmup, total_steps), span_steps(recipe.cooldown, total_steps)
     if step < warmup:
@@ -41,6 +45,7 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
         "linear": 1.0 - progress,
         "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
         "rsqrt": math.sqrt(max(1, warmup) / max(1, step + 1)),
+        "step": 0.1 ** sum(step >= mark * total_steps for mark in STEP_MARKS),
     }[recipe.schedule]
     left = total_steps - step
     return recipe.lr * factor * (min(1.0, left / cooldown) if cooldown else 1.0)

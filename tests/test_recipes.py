@@ -1,0 +1,189 @@
+"""Presets against their papers, the hyper-rule as a table of cases, and recipes as axes of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import WriteStudy
+
+from orchestrator.plan import Plan, make_plan
+from orchestrator.planview import run_facts
+from orchestrator.schema import RecipeSpec
+from orchestrator.spec import read_study
+from vitmodel.config import Recipe, UserError
+from vitmodel.hyperrule import bit_hyperrule, hyperrule_resolution
+from vitmodel.recipes import resolve_recipe
+from vitmodel.variants import named_model
+
+
+def plan_of(path: Path) -> Plan:
+    return make_plan(read_study(path), Path("runs"))
+
+
+def test_a_study_has_every_key_of_a_recipe() -> None:
+    assert set(RecipeSpec.model_fields) == set(Recipe.model_fields)
+
+
+# --- presets --------------------------------------------------------------------------------------------------
+
+AUGREG = {  # Steiner et al. 2021: RandAugment (layers, magnitude) and mixup
+    "none": (0, 0, 0.0),
+    "light1": (2, 0, 0.0),
+    "light2": (2, 10, 0.2),
+    "medium1": (2, 15, 0.2),
+    "medium2": (2, 15, 0.5),
+    "strong1": (2, 20, 0.5),
+    "strong2": (2, 20, 0.8),
+}
+
+
+@pytest.mark.parametrize("name", AUGREG)
+def test_augreg(name: str) -> None:
+    recipe = resolve_recipe(f"augreg_{name}", named_model("B/16"), {})
+    assert (recipe.randaugment_layers, recipe.randaugment_magnitude, recipe.mixup) == AUGREG[name]
+    assert (recipe.batch_size, recipe.lr, recipe.schedule, recipe.warmup, recipe.grad_clip) == (
+        4096,
+        1e-3,
+        "cosine",
+        10_000,
+        1.0,
+    )
+
+
+HYPERRULE = [  # examples, steps, warm-up, mixup: Kolesnikov et al. 2020, section 3.3
+    (1, 500, 100, 0.0),
+    (19_999, 500, 100, 0.0),
+    (20_000, 10_000, 500, 0.1),
+    (50_000, 10_000, 500, 0.1),
+    (499_999, 10_000, 500, 0.1),
+    (500_000, 20_000, 500, 0.1),
+    (1_281_167, 20_000, 500, 0.1),
+]
+
+
+@pytest.mark.parametrize(("examples", "steps", "warmup", "mixup"), HYPERRULE)
+def test_hyperrule(examples: int, steps: int, warmup: int, mixup: float) -> None:
+    assert bit_hyperrule(examples) == (steps, warmup, mixup)
+    recipe = resolve_recipe("bit_hyperrule", named_model("R50x1"), {}, examples=examples)
+    assert (recipe.warmup, recipe.mixup, recipe.schedule, recipe.lr, recipe.batch_size) == (warmup, mixup, "step", 0.003, 512)
+    assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("sgd", 0.9, 0.0)
+    assert resolve_recipe("bit_hyperrule", named_model("R50x1"), {"mixup": 0.3}, examples=examples).mixup == 0.3
+
+
+@pytest.mark.parametrize(("image_size", "resolution"), [(28, 128), (95, 128), (96, 384), (500, 384)])
+def test_hyperrule_resolution(image_size: int, resolution: int) -> None:
+    assert hyperrule_resolution(image_size) == resolution
+
+
+def test_a_study_by_the_hyperrule(write_study: WriteStudy) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["transfer"].update(epochs=[1, "hyperrule"], resolution="hyperrule", recipe={"preset": "bit_hyperrule"})
+        content["transfer"]["recipe"].update(batch_size=64)
+
+    tunes = [run for run in plan_of(write_study(change)).runs if run.config.phase == "finetune"]
+    found = {(run.length, run.config.steps, run.config.image_size) for run in tunes}
+    assert found == {("1 epochs", 16, 128), ("500 steps", 500, 128)}
+
+    def without_size(content: dict[str, Any]) -> None:
+        change(content)
+        content["datasets"]["pets"] = {"url": "/nowhere", "train": 3680, "classes": 37}
+        content["transfer"]["tasks"] = ["pets"]
+
+    with pytest.raises(UserError, match="size of pets's images: give its image_size") as caught:
+        plan_of(write_study(without_size))
+    assert caught.value.line is not None
+
+
+# --- recipes as axes ------------------------------------------------------------------------------------------
+
+
+def vary(**keys: Any) -> Any:
+    return lambda content: content["pretrain"]["recipe"]["vit"].update(keys)
+
+
+def test_a_list_is_an_axis(write_study: WriteStudy) -> None:
+    plan = plan_of(write_study(vary(weight_decay=[0.03, 0.1], mixup=[0, 0.2], dropout=0.1)))
+    vit = [cell for cell in plan.cells if cell.pretrain.config.model.family == "vit"]
+    found = {(c.pretrain.config.data.size, c.pretrain.config.recipe.weight_decay, c.pretrain.config.recipe.mixup) for c in vit}
+    assert len(vit) == len(found) == 8
+    assert {cell.pretrain.config.recipe.dropout for cell in vit} == {0.1}
+    names = {run_facts(cell.pretrain)["variant"] for cell in vit}
+    assert names == {f"V16/8 weight_decay={w} mixup={m}" for w in ("0.03", "0.1") for m in ("0", "0.2")}
+    for cell in vit:
+        assert {child.variant for child in cell.children} == {cell.pretrain.variant}
+    others = {run_facts(cell.pretrain)["recipe"] for cell in plan.cells if cell not in vit}
+    assert others == {""}
+
+
+def test_one_value_changes_no_id_and_no_name(write_study: WriteStudy) -> None:
+    plain, listed = plan_of(write_study(vary(weight_decay=0.1))), plan_of(write_study(vary(weight_decay=[0.1])))
+    assert [run_facts(run) for run in plain.runs] == [run_facts(run) for run in listed.runs]
+
+
+def test_a_list_in_transfer_is_a_task_each(write_study: WriteStudy) -> None:
+    plan = plan_of(write_study(lambda c: c["transfer"]["recipe"].update(lr=[0.001, 0.01])))
+    assert len(plan.cells) == 4
+    tunes = [run for run in plan.runs if run.config.phase == "finetune"]
+    assert len(tunes) == 4 * 2 * 2
+    assert {run.recipe for run in tunes} == {"lr=0.001", "lr=0.01"}
+    assert {run.variant for run in tunes} == {"V16/8", "R4"}
+
+
+def test_presets_side_by_side(write_study: WriteStudy) -> None:
+    """Two entries of one model that differ in their recipe; equal ones are refused."""
+
+    def change(content: dict[str, Any], second: str) -> None:
+        models = content["pretrain"]["models"]
+        models[1] = {**models[0], "recipe": {"preset": second}, "lengths": [{"epochs": 1}]}
+        models[0]["recipe"] = {"preset": "micro_vit"}
+
+    names = {cell.pretrain.variant for cell in plan_of(write_study(lambda c: change(c, "micro_resnet"))).cells}
+    assert names == {"V16/8 preset=micro_vit", "V16/8 preset=micro_resnet"}
+    with pytest.raises(UserError, match="a second model called V16/8"):
+        plan_of(write_study(lambda c: change(c, "micro_vit")))
+
+
+def test_axes_of_recipes_are_cut(write_study: WriteStudy) -> None:
+    def change(content: dict[str, Any]) -> None:
+        vary(ema=[0.0, 0.9])(content)
+        content["pretrain"]["exclude"] = [{"model": "V16/8", "size": 128, "recipe": "ema=0.9"}]
+
+    assert len(plan_of(write_study(change)).cells) == 2 + 3
+
+
+WRONG = {
+    "value": (vary(dropout=1.5), "less than 1", "dropout"),
+    "value in a list": (vary(mixup=[0.2, -1.0]), "greater than or equal to 0", "mixup"),
+    "word": (vary(schedule="cosinus"), "'cosine'", "schedule"),
+    "alone in its lane": (lambda c: (vary(mixup=0.2)(c), c["pretrain"].update(lanes=32)), "gives each one alone", "lanes"),
+    "no residual branches": (
+        lambda c: c["pretrain"]["recipe"]["resnet"].update(stochastic_depth=0.1),
+        "resnet has no stochastic depth",
+        "resnet",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_recipes_are_refused_before_anything_runs(case: str, write_study: WriteStudy) -> None:
+    change, said, field = WRONG[case]
+    with pytest.raises(UserError) as caught:
+        plan_of(write_study(change))
+    assert said in str(caught.value)
+    assert caught.value.field.endswith(field)
+    assert caught.value.line is not None
+
+
+def test_mixing_leaves_two_samples_a_lane(write_study: WriteStudy) -> None:
+    for mixup, lanes in ((0.0, 32), (0.2, 16)):
+        runs = plan_of(write_study(vary(mixup=mixup))).runs
+        assert {r.config.data.lanes for r in runs if r.config.phase == "pretrain" and r.config.model.family == "vit"} == {lanes}
+
+
+def test_finetuning_drops_the_layer_before_the_head(write_study: WriteStudy) -> None:
+    plan = plan_of(write_study(lambda c: c["pretrain"]["models"][0].update(pre_logits=16)))
+    layers = {(run.config.phase, getattr(run.config.model, "pre_logits", 0)) for run in plan.runs}
+    assert {("pretrain", 16), ("finetune", 0)} <= layers
+    assert ("finetune", 16) not in layers
