@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitmodel.data.order import Batch, hash_uint64
 
-CROPS, OPERATIONS, MIXING = 77, 78, 79  # what a draw is for
+CROPS, OPERATIONS, MIXING = 77, 81, 79  # what a draw is for; 78: masks.py, 80: crops.py
 SHIFT_FRACTION = 0.125  # of the image's side, as 4 pixels of 32 (He et al. 2016, section 4.2)
 CROP_OF_SMALL, CROP_OF_LARGE = 128 / 160, 384 / 448  # side of a BiT crop (Kolesnikov et al. 2020, section 3.3)
 AREA, RATIO = (0.05, 1.0), (3 / 4, 4 / 3)  # Inception crop (Szegedy et al. 2015; the ViT code's area range)

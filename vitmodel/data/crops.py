@@ -17,7 +17,7 @@ from vitmodel.data.order import Batch, hash_uint64
 
 AREA, RATIO = (0.05, 1.0), (3 / 4, 4 / 3)  # of the image; width / height (Szegedy et al. 2015; the ViT code's area range)
 ATTEMPTS = 10  # boxes drawn until one lies inside, then the largest centred one, as in the Inception code
-_PURPOSE = 80  # what a hash is for; 77 to 79: augment.py
+_PURPOSE = 80  # what a hash is for; 77, 79, 81: augment.py
 
 
 @dataclass(frozen=True, kw_only=True)
