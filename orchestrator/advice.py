@@ -15,6 +15,7 @@ import numpy as np
 
 from orchestrator.answers import Point
 from orchestrator.axes import Point as AxesPoint
+from orchestrator.axes import recipes_at
 from orchestrator.catalogue import look_up_datasets
 from orchestrator.evidence import Evidence
 from orchestrator.forecast import Aim, Way, aim_of, best, is_target, view_of, ways
@@ -141,10 +142,10 @@ def _affordable(file: StudyFile, store: Store, aim: Aim) -> Iterator[tuple[Cell,
 
 
 def _at(file: StudyFile, number: int, images: int, seed: int) -> AxesPoint:
-    """The study's first objective and the model's first length, at this many images."""
+    """The study's first objective, the model's first recipe and length, at this many images."""
     entry, first = file.study.pretrain.models[number], file.study.pretrain.objective[0]
     length = (first.lengths or entry.lengths or file.study.pretrain.lengths)[0]
-    return AxesPoint(model=number, objective=0, size=images, length=length, seed=seed)
+    return AxesPoint(model=number, objective=0, recipe=recipes_at(file, number, 0)[0], size=images, length=length, seed=seed)
 
 
 def _images(file: StudyFile, store: Store) -> int:
@@ -155,7 +156,7 @@ def _point(run: PlannedRun) -> Point:
     """A planned pretraining as a point without a result."""
     return Point(
         family=run.config.model.family,
-        variant=run.config.model.variant,
+        variant=run.variant,
         params=run.params,
         dataset=run.dataset,
         dataset_size=run.config.data.size,

@@ -38,7 +38,8 @@ def points(file: StudyFile) -> list[Point]:
     return found
 
 
-def _recipes(file: StudyFile, model: int, objective: int) -> list[Choice]:
+def recipes_at(file: StudyFile, model: int, objective: int) -> list[Choice]:
+    """The recipes of a model under an objective, both by their number in the study. Raises UserError where there is none."""
     pretrain = file.study.pretrain
     entry, its = pretrain.models[model], pretrain.objective[objective]
     names = entry.recipe if is_repeated(entry, pretrain.models) else None
@@ -54,7 +55,7 @@ def _grid(file: StudyFile) -> Iterator[Point]:
     for number, entry in enumerate(pretrain.models):
         for objective, its in enumerate(pretrain.objective):
             lengths = its.lengths or entry.lengths or pretrain.lengths
-            rest = (_recipes(file, number, objective), pretrain.sizes, lengths, file.study.seeds)
+            rest = (recipes_at(file, number, objective), pretrain.sizes, lengths, file.study.seeds)
             for values in product(*rest):
                 yield Point(number, objective, *values)
 
@@ -77,7 +78,7 @@ def _zipped(file: StudyFile) -> Iterator[Point]:
     for i in range(longest):  # an axis of one value keeps it throughout
         at = {name: i % count for name, count in counts.items()}
         size, length = pretrain.sizes[at["sizes"]], pretrain.lengths[at["lengths"]]
-        for recipe in _recipes(file, at["models"], at["objective"]):
+        for recipe in recipes_at(file, at["models"], at["objective"]):
             for seed in file.study.seeds:
                 yield Point(at["models"], at["objective"], recipe, size, length, seed)
 
@@ -95,7 +96,7 @@ def _included(file: StudyFile, cut: Cut, number: int) -> Point:
     length = Length(epochs=cut.epochs) if cut.epochs is not None else pretrain.lengths[0]
     seed = file.study.seeds[0] if cut.seed is None else cut.seed
     its = kinds.index(objective)
-    found = [(i, recipe) for i, variant in enumerate(variants) if variant == cut.model for recipe in _recipes(file, i, its)]
+    found = [(i, recipe) for i, variant in enumerate(variants) if variant == cut.model for recipe in recipes_at(file, i, its)]
     chosen = [(i, recipe) for i, recipe in found if cut.recipe in (None, recipe.label)]
     if not chosen:
         allowed = ", ".join(recipe.label for _, recipe in found)
