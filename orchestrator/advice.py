@@ -60,6 +60,8 @@ class Advice:
 
 def advise(file: StudyFile, store: Store, evidence: Sequence[Evidence], target: Target) -> list[Advice]:
     """Runs in the order of what they take off the band for their cost. Raises UserError where there is no forecast yet."""
+    if not file.study.pretrain.models:
+        raise file.tree.error("a study of imported tables trains nothing: it has no run to advise", (), missing="pretrain")
     found = view_of(target, evidence)
     if found is None:
         raise UserError(f"no row is judged on {target.task or 'any task'} yet: nothing to forecast from", field="targets")

@@ -123,6 +123,14 @@ def test_next_without_targets_or_rows(write_study: WriteStudy, tmp_path: Path) -
         advice.advise(file, Store(tmp_path), [few], file.study.targets[0])
 
 
+def test_next_of_a_study_that_trains_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\nimports: [{name: t}]\ntargets: [{variant: g/14, dataset_size: 303M}]\n")
+    file = read_study(path)
+    with pytest.raises(UserError, match="trains nothing"):
+        advice.advise(file, Store(tmp_path), [], file.study.targets[0])
+
+
 # --- fit ------------------------------------------------------------------------------------------------------
 
 
