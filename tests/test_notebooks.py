@@ -7,22 +7,60 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT
 from nbclient import NotebookClient
 from test_results import full_store
 
+from orchestrator import study as studies
+from orchestrator.store import write_json
+from orchestrator.tracking import Follower
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-CURVES = Path(__file__).parents[1] / "notebooks" / "scaling_curves.ipynb"
+ROOMS = ("charts", "findings", "lawcharts", "laws", "plots", "report", "results", "spec")
 
 
 def test_scaling_curves_draws_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full_store(tmp_path)
     monkeypatch.setenv("VITSCALE_STORAGE", str(tmp_path))
     monkeypatch.setenv("VITSCALE_STUDY", "toy")
-    notebook = nbformat.read(CURVES, as_version=4)
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(CURVES.parent)}}).execute()
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 6
-    assert not any(output.output_type == "error" for output in outputs)
+    assert figures(execute("scaling_curves.ipynb")) == 6
+
+
+def execute(name: str) -> list[dict]:
+    """The outputs of a notebook run from top to bottom; an error in a cell fails the test."""
+    path = NOTEBOOKS[0].parent / name
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def figures(outputs: list[dict]) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_compare_studies_reads_a_store_beside_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = full_store(tmp_path)
+    plan = store.plan("toy")
+    assert plan is not None
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert Follower(store, plan, uri).finish([], {})
+    monkeypatch.setenv("VITSCALE_FIRST", f"{tmp_path}::toy")
+    monkeypatch.setenv("VITSCALE_SECOND", f"{uri}::toy")
+    outputs = execute("compare_studies.ipynb")
+    assert figures(outputs) == 2
+    assert any("difference" in output.get("data", {}).get("text/html", "") for output in outputs)
+
+
+def test_paper_replay_draws_figure_5_and_judges_the_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = studies.prepare(ROOT / "studies/vit_paper_published.yaml", str(tmp_path))
+    studies.bring_in_tables(prepared)
+    write_json(prepared.store.study(prepared.plan.study) / "plan.json", prepared.data)
+    monkeypatch.setenv("VITSCALE_STORAGE", str(tmp_path))
+    outputs = execute("paper_replay.ipynb")
+    assert figures(outputs) >= 6, "the mean and the five tasks"
+    tables = " ".join(output.get("data", {}).get("text/html", "") for output in outputs)
+    assert "holds" in tables
+    assert "resnet" in tables
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -37,4 +75,4 @@ def test_notebooks_stand_without_outputs_and_import_only_results_and_figures(pat
         for name in node.names
         if node.module and node.module.startswith(("orchestrator", "vitmodel"))
     }
-    assert imported <= {f"orchestrator.{room}" for room in ("results", "plots", "laws", "report")}
+    assert imported <= {f"orchestrator.{room}" for room in ROOMS}
