@@ -102,6 +102,7 @@ def facts_of(number: int) -> dict[str, Any]:
         "shots": None,
         "seed": 0,
         "objective": "supervised",
+        "recipe": "",
         "label": f"{phase} {number}",
         "placement": {"group": GROUP, "micro_batch": 8, "accumulation": 1, "memory_bytes": 1, "seconds": 1.0},
     }
