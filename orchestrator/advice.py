@@ -128,7 +128,7 @@ def _affordable(file: StudyFile, store: Store, aim: Aim) -> Iterator[tuple[Cell,
     """Cells of the target's family that are not done and cost less than the target: the study's own (True), a further
     seed of them, and the sizes beside them."""
     pretrain, study = file.study.pretrain, file.study
-    numbers = [i for i, entry in enumerate(pretrain.models) if entry.model.family == aim.family]
+    numbers = [i for i, entry in enumerate(pretrain.models) if entry.model.family == aim.family and not entry.init]
     most = _images(file, store)
     sizes = sorted({resolve_size(size, most) for size in pretrain.sizes})
     beside = sorted({round(n * f) for n in sizes for f in NEIGHBOURS if 1 <= n * f <= most} - set(sizes))
@@ -163,7 +163,7 @@ def _point(run: PlannedRun) -> Point:
         dataset=run.dataset,
         dataset_size=run.config.data.size,
         epochs=run.epochs,
-        pretrain_flops=float(run.pretrain_flops),
+        pretrain_flops=float(run.train_flops),
         seed=run.config.seed,
         error=math.nan,
         noise=math.nan,

@@ -24,6 +24,9 @@ class Point(NamedTuple):
     seed: int
 
 
+IMPORT_AXES = (Choice("", ()), "all", Length())  # weights from a file have one recipe, size and length, all unknown
+
+
 def points(file: StudyFile) -> list[Point]:
     """The axes combined: grid or zip, then include, then exclude."""
     pretrain = file.study.pretrain
@@ -53,6 +56,9 @@ def recipes_at(file: StudyFile, model: int, objective: int) -> list[Choice]:
 def _grid(file: StudyFile) -> Iterator[Point]:
     pretrain = file.study.pretrain
     for number, entry in enumerate(pretrain.models):
+        if entry.init:
+            yield from (Point(number, 0, *IMPORT_AXES, seed) for seed in file.study.seeds)
+            continue
         for objective, its in enumerate(pretrain.objective):
             lengths = its.lengths or entry.lengths or pretrain.lengths
             rest = (recipes_at(file, number, objective), pretrain.sizes, lengths, file.study.seeds)
@@ -68,7 +74,7 @@ def _zipped(file: StudyFile) -> Iterator[Point]:
         "sizes": pretrain.sizes,
         "lengths": pretrain.lengths,
     }
-    counts = {name: len(values) for name, values in axes.items()}
+    counts = {name: len(values) or 1 for name, values in axes.items()}
     longest = max(counts.values())
     for name, count in counts.items():
         if count not in (1, longest):
@@ -77,6 +83,9 @@ def _zipped(file: StudyFile) -> Iterator[Point]:
             )
     for i in range(longest):  # an axis of one value keeps it throughout
         at = {name: i % count for name, count in counts.items()}
+        if pretrain.models[at["models"]].init:
+            yield from (Point(at["models"], 0, *IMPORT_AXES, seed) for seed in file.study.seeds)
+            continue
         size, length = pretrain.sizes[at["sizes"]], pretrain.lengths[at["lengths"]]
         for recipe in recipes_at(file, at["models"], at["objective"]):
             for seed in file.study.seeds:
@@ -89,6 +98,8 @@ def _included(file: StudyFile, cut: Cut, number: int) -> Point:
     place: Place = ("pretrain", "include", number)
     if cut.model not in variants or cut.size is None:
         raise file.tree.error("include names one model of the list and one size", place, ", ".join(variants))
+    if pretrain.models[variants.index(cut.model)].init:
+        raise file.tree.error("imported weights have no size to include", place)
     kinds = [entry.objective.kind for entry in pretrain.objective]
     objective = cut.objective or kinds[0]
     if objective not in kinds:
@@ -106,11 +117,12 @@ def _included(file: StudyFile, cut: Cut, number: int) -> Point:
 
 def _matches(file: StudyFile, cut: Cut, point: Point) -> bool:
     pretrain = file.study.pretrain
+    entry = pretrain.models[point.model]
     has = {
-        "model": pretrain.models[point.model].model.variant,
+        "model": entry.model.variant,
         "objective": pretrain.objective[point.objective].objective.kind,
         "recipe": point.recipe.label,
-        "size": point.size,
+        "size": None if entry.init else point.size,
         "epochs": point.length.epochs,
         "seed": point.seed,
     }

@@ -108,6 +108,14 @@ def of_frame(frame: pd.DataFrame) -> Iterator[Chart]:
 
 
 def _all_of_frame(frame: pd.DataFrame) -> Iterator[Chart]:
+    """Imported weights, on images that nobody counted, have a chart of their own."""
+    is_imported = frame["dataset_size"].isna()
+    yield from _of_sizes(frame[~is_imported])
+    for task in standing.tasks(frame[is_imported], "finetune"):
+        yield error_vs_finetune_epochs(frame[is_imported], task)
+
+
+def _of_sizes(frame: pd.DataFrame) -> Iterator[Chart]:
     for task in standing.tasks(frame, "finetune"):
         yield error_vs_dataset_size(frame, task)
         yield error_vs_pretrain_flops(frame, task)
@@ -145,11 +153,14 @@ def error_vs_finetune_epochs(frame: pd.DataFrame, task: str | None = None, datas
     names = standing.tasks(frame, "finetune")
     rows = frame[(frame["phase"] == "finetune") & (frame["task"] == (task or (names[0] if names else "")))]
     images = dataset_size or rows["dataset_size"].max()
-    rows = standing.longest(rows[rows["dataset_size"] == images])
+    is_imported = bool(pd.isna(images))  # then nobody knows on how many
+    rows = rows if is_imported else standing.longest(rows[rows["dataset_size"] == images])
     points = _points(rows, "finetune_epochs")
-    what = f"{rows['task'].iloc[0]}, pretrained on {count(images)} images" if len(rows) else ""
+    origin = "imported weights" if is_imported else f"pretrained on {count(images)} images"
+    what = f"{rows['task'].iloc[0]}, {origin}" if len(rows) else ""
+    size = "imported" if is_imported else count(images)
     return Chart(
-        name=_name(f"finetune-epochs-{count(images)}" if len(rows) else "finetune-epochs", rows),
+        name=_name(f"finetune-epochs-{size}" if len(rows) else "finetune-epochs", rows),
         title=standing.verdict(points, "finetune_epochs", lambda x: f"after {x:g} epoch{'s' if x != 1 else ''}"),
         subtitle=_subtitle(rows, what),
         points=points,
@@ -220,12 +231,14 @@ def _hover(rows: pd.DataFrame) -> str:
     first, done = rows.iloc[0], standing.finished(rows)
     ids = list(rows["run_id"])
     top1 = " to ".join(dict.fromkeys(f"{100 * v:.2f}" for v in (done["top1"].min(), done["top1"].max()))) if len(done) else ""
+    is_imported = pd.isna(first["dataset_size"])
+    data = "" if is_imported else f"D = {first['dataset_size']:,} images, {first['epochs']:.3g} epochs"
+    cost = "" if is_imported else f"C = {flops_words(first['pretrain_flops'])} of pretraining"
     lines = [
         f"{first['variant']} ({family_name(first['family'])})",
         ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else ""),
         f"N = {first['params']:,} parameters",
-        f"D = {first['dataset_size']:,} images, {first['epochs']:.3g} epochs",
-        f"C = {flops_words(first['pretrain_flops'])} of pretraining",
+        *(["imported weights: D and C are not known"] if is_imported else [data, cost]),
         f"top-1 = {top1}%" if top1 else first["status"].lower(),
     ]
     return "\n".join(lines)

@@ -58,7 +58,7 @@ class Evidence:
 
 def views(frame: pd.DataFrame, claims: Claims, ceilings: Mapping[str, str]) -> tuple[View, ...]:
     """What can be judged: the mean over tasks, the mean without some, each fine-tuned task, each probed one, else upstream."""
-    done = standing.finished(frame)
+    done = _judged(frame)
     tuned, probed = standing.tasks(done, "finetune"), standing.tasks(done, "probe")
     found = []
     if tuned:
@@ -81,7 +81,7 @@ def views(frame: pd.DataFrame, claims: Claims, ceilings: Mapping[str, str]) -> t
 
 def ceilings(frame: pd.DataFrame, claims: Claims) -> dict[str, str]:
     """Fine-tuned tasks whose errors are mostly the test set's noise, with the reason."""
-    done = standing.finished(frame)
+    done = _judged(frame)
     tuned = done[done["phase"] == "finetune"]
     families = (claims.challenger, claims.rival)
     errors = {
@@ -95,12 +95,18 @@ def ceilings(frame: pd.DataFrame, claims: Claims) -> dict[str, str]:
     return laws.ceilings({task: found for task, found in errors.items() if found}, {**images, **claims.test_images})
 
 
+def _judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a result whose pretraining is known: imported weights say nothing on images or compute."""
+    done = standing.finished(frame)
+    return done[done["dataset_size"].notna()]
+
+
 # --- points ---------------------------------------------------------------------------------------------------
 
 
 def gather(frame: pd.DataFrame, view: View, claims: Claims) -> Evidence:
     """The view's points, smallest compute first."""
-    rows = _longest_way(standing.finished(frame), view)
+    rows = _longest_way(_judged(frame), view)
     images = rows["test_images"].astype("float64").fillna(rows["task"].map(claims.test_images))
     error = rows["error"].clip(lower=(0.5 / images).fillna(1e-6))  # no mistake at all: half of one, so that it has a logarithm
     rows = rows.assign(error=error, variance=(error * (1 - error) / images).fillna(0.0))

@@ -206,7 +206,7 @@ def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> di
                 "run_id": run.run_id,
                 "config": run.config.model_dump(mode="json"),
                 "facts": run_facts(run),
-                "data_root": plan.datasets[run.dataset],
+                "data_root": run.source or plan.datasets[run.dataset],
             }
             for run in runs
         ],

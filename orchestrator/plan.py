@@ -15,9 +15,9 @@ from orchestrator import budget
 from orchestrator.axes import Point, points
 from orchestrator.budget import Device, Group, Placement
 from orchestrator.catalogue import look_up_datasets
-from orchestrator.choices import choices, resolve
+from orchestrator.choices import Choice, choices, resolve
 from orchestrator.fingerprint import run_id
-from orchestrator.schema import ModelEntry, ObjectiveEntry, RecipeSpec, Size
+from orchestrator.schema import InitFile, ModelEntry, ObjectiveEntry, RecipeSpec, Size
 from orchestrator.spec import StudyFile, resolve_size
 from orchestrator.yamltree import Place
 from vitmodel.config import DataRef, EncoderConfig, ModelConfig, Recipe, RunConfig, Supervised, UserError
@@ -28,6 +28,7 @@ from vitmodel.objectives import check_objective, complete
 from vitmodel.schedule import steps_of
 
 DEFAULT_LANES = 64
+IMPORTED = "imported"  # stands for the dataset and the length of a pretraining that nobody here knows
 BUNDLE_WORTH = 10  # a bundle's work is at least this many times the cost of launching its worker group
 
 
@@ -45,8 +46,9 @@ class Run:
     params: int
     forward_flops: int
     train_flops: int
-    pretrain_flops: int
+    pretrain_flops: int | None  # None: not known, of imported weights
     placement: Placement
+    source: str = ""  # the file that an import reads
 
     @property
     def examples_seen(self) -> int:
@@ -55,6 +57,8 @@ class Run:
     @property
     def label(self) -> str:
         """Short and readable: what a person calls this run."""
+        if self.config.phase == "import":
+            return f"import {self.variant} from {self.config.data.name}"
         kind = {"pretrain": self.length, "finetune": f"{self.epochs:g} epochs", "probe": f"{self.config.shots} shots"}
         size = f" {self.config.data.size:,}" if self.config.phase == "pretrain" else ""
         what = "" if isinstance(self.config.objective, Supervised) else f" {self.config.objective.kind}"
@@ -64,7 +68,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A pretraining and everything that starts from it."""
+    """A pretraining, or the import that takes its place, and everything that starts from it."""
 
     pretrain: Run
     children: tuple[Run, ...]
@@ -113,7 +117,9 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
     cells: dict[str, Cell] = {}
     for point in points(file):
         cell = planner.cell(point)
-        cells.setdefault(cell.pretrain.run_id, cell)
+        known = cells.setdefault(cell.pretrain.run_id, cell)
+        new = tuple(child for child in cell.children if child not in known.children)  # an import serves all seeds
+        cells[cell.pretrain.run_id] = replace(known, children=known.children + new)
         limit = file.study.budget.max_runs
         if sum(len(c.runs) for c in cells.values()) > limit:
             raise file.tree.error("the study has more runs than its limit", ("budget", "max_runs"), f"up to {limit} runs")
@@ -173,10 +179,31 @@ class _Planner:
         entry = self.study.pretrain.models[point.model]
         place: Place = ("pretrain", "models", point.model)
         try:
-            pretrain = self._pretrain(entry, self.study.pretrain.objective[point.objective], point)
+            if entry.init:
+                pretrain = self._import(entry, entry.init)
+            else:
+                pretrain = self._pretrain(entry, self.study.pretrain.objective[point.objective], point)
         except UserError as error:
             raise self._placed(error, place, point.size, entry.model.family, point.objective) from None
-        return Cell(pretrain=pretrain, children=tuple(self._children(entry, pretrain)))
+        return Cell(pretrain=pretrain, children=tuple(self._children(entry, pretrain, point.seed)))
+
+    def _import(self, entry: ModelEntry, file: InitFile) -> Run:
+        """Weights from a file in place of a pretraining: nothing is trained, and what it once cost is not known."""
+        transfer, model = self.study.transfer, entry.model
+        config = RunConfig(
+            phase="import",
+            model=model,
+            image_size=file.image_size,
+            classes=file.classes,
+            data=DataRef(name=Path(file.path).name, identity=file.identity, size=0, lanes=1, window=1, eval_split=""),
+            seed=0,
+        )
+        tasks = transfer.tasks if transfer else ()
+        first = choices(transfer.recipe, model.family)[0] if transfer else Choice("", (("preset", "vit_finetune"),))
+        pixels = max([file.image_size, *(entry.finetune_resolution or self._resolution(task) for task in tasks)])
+        recipe = resolve(first, model, self.data[tasks[0]].train if tasks else 1)
+        group = budget.group_for(model, pixels, file.classes, recipe, self.study.resources)
+        return replace(self._run(config, group, IMPORTED, 0.0), dataset=IMPORTED, source=file.path)
 
     def _pretrain(self, entry: ModelEntry, its: ObjectiveEntry, point: Point) -> Run:
         pretrain = self.study.pretrain
@@ -205,11 +232,11 @@ class _Planner:
         label = point.recipe.label
         return replace(run, variant=f"{run.variant} {label}".rstrip(), recipe=label)
 
-    def _children(self, entry: ModelEntry, parent: Run) -> Iterator[Run]:
+    def _children(self, entry: ModelEntry, parent: Run, seed: int) -> Iterator[Run]:
         transfer, probe = self.study.transfer, self.study.probe
         for number, task in enumerate(transfer.tasks if transfer else ()):
             try:
-                yield from self._finetunes(entry, parent, task)
+                yield from self._finetunes(entry, parent, task, seed)
             except UserError as error:
                 place: Place = ("transfer", "tasks", number)
                 raise self._placed(error, place, parent.config.data.size, entry.model.family) from None
@@ -217,18 +244,19 @@ class _Planner:
             for shots in probe.shots if probe else ():
                 if shots * self.data[task].classes > self.data[task].train:
                     raise self.file.tree.error(f"{task} has fewer than {shots} images a class", ("probe", "shots"))
-                yield self._probe(entry, parent, task, shots)
+                yield self._probe(entry, parent, task, shots, seed)
 
-    def _finetunes(self, entry: ModelEntry, parent: Run, task: str) -> Iterator[Run]:
+    def _finetunes(self, entry: ModelEntry, parent: Run, task: str, seed: int) -> Iterator[Run]:
         transfer = self.study.transfer
         assert transfer is not None
         own = transfer.task_recipes.get(task, RecipeSpec())
         for choice in choices(transfer.recipe, entry.model.family, own):
             for epochs in transfer.epochs:
-                run = self._finetune(entry, parent, task, epochs, resolve(choice, entry.model, self.data[task].train))
+                recipe = resolve(choice, entry.model, self.data[task].train)
+                run = self._finetune(entry, parent, task, epochs, recipe=recipe, seed=seed)
                 yield replace(run, recipe=choice.label)
 
-    def _finetune(self, entry: ModelEntry, parent: Run, task: str, epochs: float | str, recipe: Recipe) -> Run:
+    def _finetune(self, entry: ModelEntry, parent: Run, task: str, epochs: float | str, *, recipe: Recipe, seed: int) -> Run:
         data = self.data[task]
         resolution = entry.finetune_resolution or self._resolution(task)
         check_image_size(entry.model, resolution)
@@ -240,7 +268,7 @@ class _Planner:
             image_size=resolution,
             classes=data.classes,
             data=self._data_ref(task, data.train, recipe),
-            seed=parent.config.seed,
+            seed=seed,
             parent=parent.run_id,
             steps=steps_of(batch_size=recipe.batch_size, dataset_size=data.train, epochs=given, steps=steps),
             recipe=self._with_precision(recipe),
@@ -259,7 +287,7 @@ class _Planner:
             raise UserError(f"the hyper-rule needs the size of {task}'s images: give its image_size", field="resolution")
         return hyperrule_resolution(image_size)
 
-    def _probe(self, entry: ModelEntry, parent: Run, task: str, shots: int) -> Run:
+    def _probe(self, entry: ModelEntry, parent: Run, task: str, shots: int, seed: int) -> Run:
         data = self.data[task]
         config = RunConfig(
             phase="probe",
@@ -267,7 +295,7 @@ class _Planner:
             image_size=parent.config.image_size,
             classes=data.classes,
             data=self._data_ref(task, data.train, None),
-            seed=parent.config.seed,
+            seed=seed,
             parent=parent.run_id,
             shots=shots,
         )
@@ -289,7 +317,7 @@ class _Planner:
             params=count_params(config.model, config.image_size, config.classes, config.objective),
             forward_flops=forward,
             train_flops=flops,
-            pretrain_flops=parent.train_flops if parent else flops,
+            pretrain_flops=parent.pretrain_flops if parent else None if config.phase == "import" else flops,
             placement=budget.place(config, group, self.study.resources, work),
         )
 

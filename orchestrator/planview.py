@@ -84,13 +84,13 @@ def run_facts(run: Run) -> dict[str, Any]:
         "family": config.model.family,
         "variant": run.variant,
         "recipe": run.recipe,
-        "objective": config.objective.kind,
+        "objective": "" if config.phase == "import" else config.objective.kind,
         "params": run.params,
         "forward_flops": run.forward_flops,
         "dataset": run.dataset,
-        "dataset_size": config.data.size,
+        "dataset_size": config.data.size or None,
         "length": run.length,
-        "epochs": round(run.epochs, 4),
+        "epochs": None if config.phase == "import" else round(run.epochs, 4),
         "steps": config.steps,
         "examples_seen": run.examples_seen,
         "train_flops": run.train_flops,
@@ -108,14 +108,15 @@ def plan_as_text(plan: Plan, bundles: list[Bundle], done: int) -> str:
     rows = [("model", "params", "images", "length", "steps", "train FLOPs", "group", "memory", "time", "children")]
     for cell in plan.cells:
         run, group = cell.pretrain, cell.pretrain.placement.group
+        is_import = run.config.phase == "import"
         rows.append(
             (
                 run.variant + (f" {run.config.objective.kind}" if run.config.objective != SUPERVISED else ""),
                 f"{run.params / 1e6:.4g}M",
-                f"{run.config.data.size:,}",
+                "unknown" if is_import else f"{run.config.data.size:,}",
                 run.length,
-                f"{run.config.steps:,}",
-                f"{run.train_flops:.4g}",
+                "-" if is_import else f"{run.config.steps:,}",
+                "-" if is_import else f"{run.train_flops:.4g}",
                 f"{group}, ZeRO {group.zero_stage}",
                 f"{max(r.placement.memory_bytes for r in cell.runs) / 1e9:.3g} GB",
                 _duration(cell.seconds),
@@ -136,8 +137,10 @@ def _duration(seconds: float) -> str:
 
 def _totals_text(plan: Plan, bundles: list[Bundle], done: int) -> list[str]:
     facts = totals(plan, bundles)
+    imports = sum(cell.pretrain.config.phase == "import" for cell in plan.cells)
+    imported = f" and {imports} imported models" if imports else ""
     lines = [
-        f"runs      {facts['runs']:,} ({done:,} done already): {facts['cells']} pretrainings shared by "
+        f"runs      {facts['runs']:,} ({done:,} done already): {facts['cells'] - imports} pretrainings{imported} shared by "
         f"{facts['runs'] - facts['cells']:,} fine-tunes and probes, in {facts['bundles']} bundles",
         f"compute   {facts['train_flops']:.4g} training FLOPs; without sharing {facts['naive_train_flops']:.4g}: "
         f"sharing saves a factor of {facts['sharing_saves']:g}",

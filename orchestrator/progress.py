@@ -81,7 +81,7 @@ class Progress:
             return
         label = self._facts[run_id]["label"]
         if seen.state is State.DONE:
-            self._newest = f"{label}: {_outcome(seen)}"
+            self._newest = label if self._facts[run_id]["phase"] == "import" else f"{label}: {_outcome(seen)}"
             if self._live:
                 self._print(f"done     {self._newest}")
         elif seen.state in FINAL:

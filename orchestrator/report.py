@@ -127,6 +127,7 @@ def summary_lines(frame: pd.DataFrame) -> list[str]:
         return [*lines, "No run has a result yet: nothing can be said about the families."]
     for task, how, rows in _views(frame):
         lines += [*_family_lines(f"{task}, {how}", rows), *_size_lines(task, rows), *_flops_lines(task, rows)]
+    lines += _imported_lines(frame)
     if frame["seed"].nunique() == 1:
         lines.append("Each point is one seed: small differences may be chance.")
     return lines
@@ -165,6 +166,18 @@ def _family_lines(what: str, rows: pd.DataFrame) -> Iterator[str]:
     for family in dict.fromkeys(points["family"]):
         if family not in {leader.family for leader in found}:
             yield f"{family_name(family)} on {what}: no result yet."
+
+
+def _imported_lines(frame: pd.DataFrame) -> Iterator[str]:
+    """How imported weights do: beside the curves, because what went into them is not known here."""
+    rows = frame[frame["dataset_size"].isna()].fillna({"dataset_size": 0, "pretrain_flops": 0.0})
+    for task in standing.tasks(rows, "finetune"):
+        part = standing.finetuned(rows, task)
+        for point in standing.best(standing.curve(part, "dataset_size")):
+            yield (
+                f"{family_name(point.family)} from imported weights on {task}, {standing.amount(part)}: "
+                f"best error {percent(point.mean)} ({point.variant}); what it cost to pretrain is not known."
+            )
 
 
 def _trend(line: pd.DataFrame) -> str:

@@ -33,7 +33,7 @@ COLUMNS: dict[str, str] = {
     "params": "int64",
     "forward_flops": "float64",
     "dataset": "str",
-    "dataset_size": "int64",
+    "dataset_size": "Int64",
     "length": "str",
     "epochs": "float64",
     "steps": "int64",
@@ -167,7 +167,9 @@ def _row(run: Facts, found: Facts, origin: Facts, upstream: Facts) -> Facts:
         **run,
         **found,
         **{key: origin[key] for key in ("dataset", "dataset_size", "length", "epochs", "pretrain_flops", "objective")},
-        "variant": run["variant"] if origin["objective"] == SUPERVISED.kind else f"{run['variant']} {origin['objective']}",
+        "variant": run["variant"]
+        if origin["objective"] in ("", SUPERVISED.kind)
+        else f"{run['variant']} {origin['objective']}",
         "parent_id": run["parent_id"] or "",
         "recipe": origin["recipe"],
         "task": f"{run['dataset']} {run['recipe']}".strip() if run["parent_id"] else "",

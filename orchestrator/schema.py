@@ -117,10 +117,20 @@ AnyRecipe = Annotated[
 ]
 
 
+class InitFile(Frozen):
+    """A file of weights that takes the place of a pretraining, as its header and its bytes say."""
+
+    path: str
+    identity: str  # hash of its content
+    image_size: int  # pixels per side that its position embedding is made for
+    classes: int  # of its head; 1: none
+
+
 class ModelEntry(Frozen):
-    """One model of the axis, with what is its own: lengths, recipe keys."""
+    """One model of the axis, with what is its own: lengths, recipe keys; or the file its weights come from."""
 
     model: ModelConfig
+    init: InitFile | None = None
     lengths: tuple[Length, ...] | None = Field(default=None, min_length=1)
     finetune_resolution: int | None = Field(default=None, gt=0)
     recipe: RecipeSpec = RecipeSpec()
@@ -146,16 +156,16 @@ class Cut(Frozen):
 
 
 class Pretrain(Frozen):
-    """The upstream axes."""
+    """The upstream axes. Where every model is imported, there is nothing to say but the models."""
 
-    data: str
-    resolution: int = Field(gt=0)
-    sizes: tuple[Size, ...] = Field(min_length=1)
+    data: str = ""
+    resolution: int = Field(default=0, gt=0)
+    sizes: tuple[Size, ...] = Field(default=(), min_length=1)
     subset_seed: int | None = Field(default=None, ge=0)  # which images a size is; None: the first as packed
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     objective: tuple[ObjectiveEntry, ...] = Field(default=(ObjectiveEntry(objective=SUPERVISED),), min_length=1)
-    lengths: tuple[Length, ...] = Field(min_length=1)
-    recipe: AnyRecipe
+    lengths: tuple[Length, ...] = Field(default=(), min_length=1)
+    recipe: AnyRecipe = RecipeSpec()
     lanes: int | None = Field(default=None, gt=0)
     window: int = Field(default=8192, gt=0)
     combine: Literal["grid", "zip"] = "grid"

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.describe import as_tuples, expand_datasets
+from orchestrator.initial import read_initial
 from orchestrator.questions import as_count
 from orchestrator.schema import Length, ObjectiveName, Size, Study
 from orchestrator.yamltree import Place, YamlTree
@@ -84,7 +85,11 @@ def _expand_models(tree: YamlTree) -> dict[str, Any]:
         if not isinstance(keys, dict):
             raise tree.error("a model is a name or a mapping", place)
         own = {key: value for key, value in keys.items() if key in ("lengths", "finetune_resolution", "recipe")}
-        entries.append({"model": _one_model(tree, place, {k: v for k, v in keys.items() if k not in own}), **own})
+        of_model = {key: value for key, value in keys.items() if key not in own and key != "init"}
+        if "init" in keys:
+            entries.append({**_imported(tree, place, of_model, str(keys["init"])), **own})
+        else:
+            entries.append({"model": _one_model(tree, place, of_model), **own})
     return {**data, "pretrain": {**pretrain, "models": entries}}
 
 
@@ -119,6 +124,20 @@ def _one_model(tree: YamlTree, place: Place, keys: dict[str, Any]) -> ModelConfi
         raise _user_error(tree, error, place) from None
     except UserError as error:
         raise tree.error(error.message, (*place, error.field) if error.field else place, error.allowed) from None
+
+
+def _imported(tree: YamlTree, place: Place, keys: dict[str, Any], init: str) -> dict[str, Any]:
+    """{model, init} of an entry whose weights come from a file: the model as asked, with what the file decides."""
+    asked = _one_model(tree, place, keys) if keys.keys() - {"variant"} else None
+    try:
+        model, file = read_initial(Path(expand_environment(init)).expanduser().absolute(), asked, keys)
+    except UserError as error:
+        about = f"{error.file}: {error.message}" if error.file else error.message
+        raise tree.error(about, (*place, error.field if error.field in keys else "init"), error.allowed) from None
+    stem = Path(init).stem
+    named = f"init={stem}" if model.variant == stem else f"{model.variant} init={stem}"
+    variant = str(keys.get("variant", named))
+    return {"model": model.model_copy(update={"variant": variant}), "init": file}
 
 
 def _variant_of(model: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
@@ -180,7 +199,8 @@ def _check_references(file: StudyFile) -> None:
     for section in ("datasets", "pretrain") if not study.imports else ():
         if not tree.data.get(section):
             raise tree.error("Field required", (section,), missing=section)
-    named: list[tuple[Place, str]] = [(("pretrain", "data"), study.pretrain.data)] if study.pretrain.models else []
+    _check_upstream(file)
+    named: list[tuple[Place, str]] = [(("pretrain", "data"), study.pretrain.data)] if study.pretrain.data else []
     for section, part in (("transfer", study.transfer), ("probe", study.probe)):
         named += [((section, "tasks", number), task) for number, task in enumerate(part.tasks if part else ())]
     for task in study.transfer.task_recipes if study.transfer else ():
@@ -196,6 +216,19 @@ def _check_references(file: StudyFile) -> None:
             raise tree.error(f"a second model called {entry[0]}", ("pretrain", "models", number), allowed)
     _check_lengths(file)
     _check_questions(file)
+
+
+def _check_upstream(file: StudyFile) -> None:
+    """What a pretraining needs is there for those that are trained, and not there for those that are imported."""
+    pretrain, tree = file.study.pretrain, file.tree
+    for number, entry in enumerate(pretrain.models):
+        for key in ("lengths", "recipe"):
+            if entry.init and key in entry.model_fields_set:
+                raise tree.error("imported weights are not trained further upstream", ("pretrain", "models", number, key))
+    if any(entry.init is None for entry in pretrain.models):
+        for key in ("data", "resolution", "sizes", "lengths", "recipe"):
+            if key not in pretrain.model_fields_set:
+                raise tree.error("Field required", ("pretrain",), missing=key)
 
 
 def _check_lengths(file: StudyFile) -> None:

@@ -21,6 +21,7 @@ def results(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A table for each task: model x images x length against upstream, fine-tune epochs and shots, top-1 in percent."""
     keys = ["family", "variant", "dataset_size", "length"]
     tasks = list(dict.fromkeys(task for task in frame["task"] if task)) or [""]
+    frame = frame.assign(dataset_size=frame["dataset_size"].fillna(0))  # 0: not known, of imported weights
     least = frame.groupby(["family", "variant"])["params"].transform("min")  # heads differ between tasks
     order = frame.assign(params=least).sort_values(["family", "params", "variant", "dataset_size", "epochs"], kind="stable")
     return [_table(task, frame, keys, list(order[keys].drop_duplicates().itertuples(index=False, name=None))) for task in tasks]
@@ -47,7 +48,7 @@ def _table(task: str, frame: pd.DataFrame, keys: list[str], models: list[tuple[A
             {
                 "family": family_name(model[0]),
                 "model": model[1],
-                "images": count(model[2]),
+                "images": count(model[2]) if model[2] else "unknown",
                 "size": int(model[2]),
                 "length": model[3],
                 "cells": [{**cell, "is_best": cell["top1"] == top} for cell, top in zip(row, best, strict=True)],
@@ -171,7 +172,7 @@ def failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
             "attempts": int(group["attempts"].sum()),
             "details": reason if "\n" in reason.strip() else "",
             "runs": [
-                f"{row['run_id']}: {row['variant']}, {count(row['dataset_size'])} images"
+                f"{row['run_id']}: {row['variant']}, {_images(row['dataset_size'])}"
                 + (f", {row['attempts']} attempts" if row["attempts"] > 1 else "")
                 for row in group.to_dict("records")
             ],
@@ -195,6 +196,10 @@ def duration(seconds: float) -> str:
 def hours(hours: float) -> str:
     """`0.094`, `12.4`, `3,210`."""
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+
+
+def _images(number: Any) -> str:
+    return "imported" if pd.isna(number) else f"{count(number)} images"
 
 
 def _whole(number: float) -> str:

@@ -6,17 +6,23 @@ import ast
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
+from PIL import Image
 from test_results import full_store
 
 from orchestrator import study as studies
 from orchestrator.store import write_json
 from orchestrator.tracking import Follower
+from vitmodel.config import ViTConfig
+from vitmodel.models.build import build
+from vitmodel.models.weights import save_weights
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-ROOMS = ("charts", "findings", "lawcharts", "laws", "plots", "report", "results", "spec")
+VIT = ViTConfig(family="vit", variant="V16/8", width=16, depth=2, mlp_dim=32, heads=2, patch=8)
+ROOMS = ("charts", "findings", "lawcharts", "laws", "looks", "plots", "report", "results", "spec")
 
 
 def test_scaling_curves_draws_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +67,16 @@ def test_paper_replay_draws_figure_5_and_judges_the_claims(tmp_path: Path, monke
     tables = " ".join(output.get("data", {}).get("text/html", "") for output in outputs)
     assert "holds" in tables
     assert "resnet" in tables
+
+
+def test_inspect_looks_inside_the_best_vit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best = full_store(tmp_path).run("pretrain-vit-16000-0").path
+    save_weights(build(VIT, 32, 5, seed=0).state_dict(), best / "model.safetensors", VIT)
+    write_json(best / "config.json", {"config": {"model": VIT.model_dump(mode="json"), "data": {"eval_split": "test"}}})
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "image.png")
+    for name, value in {"STORAGE": tmp_path, "STUDY": "toy", "IMAGE": tmp_path / "image.png"}.items():
+        monkeypatch.setenv(f"VITSCALE_{name}", str(value))
+    assert figures(execute("inspect.ipynb")) == 4
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

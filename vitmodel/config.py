@@ -222,7 +222,7 @@ class DataRef(Frozen):
 
     name: str
     identity: str  # content hash of the dataset: from its index, or of the generator's arguments
-    size: int = Field(gt=0)  # unique training images: the first `size` of the train split
+    size: int = Field(ge=0)  # unique training images: the first `size` of the train split; 0: not known, of an import
     subset_seed: int | None = None  # they are the first of a permutation of this seed instead; None: of the packed order
     lanes: int = Field(gt=0)
     window: int = Field(gt=0)
@@ -232,10 +232,10 @@ class DataRef(Frozen):
 class RunConfig(Frozen):
     """One run, completely: equal configurations give equal results. Its hash is the run_id."""
 
-    phase: Literal["pretrain", "finetune", "probe"]
+    phase: Literal["pretrain", "import", "finetune", "probe"]  # import: weights from a file, in place of a pretraining
     model: ModelConfig
     image_size: int = Field(gt=0)
-    classes: int = Field(gt=1)
+    classes: int = Field(gt=0)  # 1: imported weights without a head
     objective: Objective = SUPERVISED  # of a pretraining; what starts from it is always supervised
     data: DataRef
     seed: int

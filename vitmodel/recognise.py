@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from vitmodel.config import HybridConfig, ModelConfig, ResNetConfig, UserError, ViTConfig
@@ -34,6 +35,8 @@ POSITIONS = ("pos_embed", "Transformer/posembed_input/pos_embedding", "vit.embed
 CLASS_TOKENS = ("cls_token", "cls", "vit.embeddings.cls_token")
 PRE_LOGITS = ("pre_logits.bias", "pre_logits/bias", "vit.pooler.dense.bias")
 LEAST_IMAGE_SIZE = 64  # any that a convolutional network can take: its tensors do not depend on it
+
+FILE_DECIDES = {"variant", "gelu", "layer_norm_eps", "pooling", "pre_logits"}  # of a model that names but a size
 
 BIG_VISION_POSITIONS = "pos_embedding"  # at the top level, and without a place for the class token
 SCANNED = re.compile(r"^(?:params/)?(Transformer/encoderblock)/(.+)$")  # big_vision: all layers stacked in one tensor
@@ -91,7 +94,7 @@ def published_shapes(shapes: Shapes) -> Shapes:
     return found
 
 
-def detect_layout(names: Iterable[str], path: Any) -> Layout:
+def detect_layout(names: Iterable[str], path: Path) -> Layout:
     """Which codebase wrote these names. Raises UserError."""
     marks: dict[str, Layout] = {
         "embedding/kernel": "official",
@@ -109,7 +112,7 @@ def detect_layout(names: Iterable[str], path: Any) -> Layout:
     )
 
 
-def infer_vit(shapes: Shapes, layout: Layout, path: Any, heads: int | None = None) -> ViTConfig:
+def infer_vit(shapes: Shapes, layout: Layout, path: Path, heads: int | None = None) -> ViTConfig:
     """A plain ViT's configuration from names and shapes. Heads where no shape shows them: the named size's, else width / 64."""
     names = {
         "official": ("embedding/kernel", "Transformer/encoderblock_{}/MlpBlock_3/Dense_0/bias"),
@@ -148,7 +151,7 @@ def seen_choices(shapes: Shapes) -> dict[str, Any]:
 
 
 def resolve_model(
-    shapes: Shapes, model: ModelConfig | None, layout: Layout, path: Any, said: dict[str, Any] | None = None
+    shapes: Shapes, model: ModelConfig | None, layout: Layout, path: Path, said: dict[str, Any] | None = None
 ) -> ModelConfig:
     """The model of a file of another codebase: the named size, or a plain ViT by its shapes; with the file's GELU, epsilon,
     pooling and pre-logits layer. `said`: what a config.json beside it says. Raises UserError."""
@@ -161,6 +164,23 @@ def resolve_model(
     if heads not in (None, model.heads):
         raise UserError(f"the file says {heads} heads, the model has {model.heads}", file=str(path), field="heads")
     return model.model_copy(update={**choices, **seen_choices(shapes)})
+
+
+def check_same_model(own: ModelConfig, asked: ModelConfig | None, path: Path) -> None:
+    """Raise UserError where a file of ours holds another model than the one asked for, but for what a file decides."""
+    if asked is None:
+        return
+    has, wants = own.model_dump(exclude=FILE_DECIDES), asked.model_dump(exclude=FILE_DECIDES)
+    wrong = [f"{key} {has.get(key)}, asked {wants.get(key)}" for key in {**has, **wants} if has.get(key) != wants.get(key)]
+    if wrong:
+        raise UserError(f"holds {own.variant}, another model: {'; '.join(wrong)}", file=str(path), field="model")
+
+
+def shows_heads(shapes: Shapes, layout: Layout, said: dict[str, Any]) -> bool:
+    """Whether a ViT's number of heads can be told from the file: by a shape, a config.json, or as that of a named size."""
+    if layout == "official" or "heads" in said:
+        return True
+    return infer_vit(shapes, layout, Path("unnamed")).variant != "unnamed"
 
 
 def has_head(names: Iterable[str]) -> bool:

@@ -15,6 +15,7 @@ from orchestrator.store import Store
 from vitmodel.config import FAMILIES, HybridConfig, ModelConfig, UserError, ViTConfig
 from vitmodel.recognise import CHOICES, Layout
 from vitmodel.variants import VIT_SIZES, named_model
+from vitmodel.weightfile import hf_choices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,9 +128,10 @@ def _model(text: str | None) -> ModelConfig | None:
 
 def _read(path: Path, model: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
     """A run's weights: its configuration says the model, also for files that do not carry it yet."""
+    from vitmodel.models.interchange import with_head
     from vitmodel.models.tensorfiles import read_tensors
 
-    return model, read_tensors(path)
+    return model, with_head(model, read_tensors(path))
 
 
 def _check_suffix(dest: Path, target: Target) -> None:
@@ -142,6 +144,6 @@ def _has_guessed_heads(config: ModelConfig, model: str | None, file: Path) -> bo
     """Whether nothing but the width told the number of heads: tensors of timm, or of Hugging Face without a config.json."""
     from vitmodel.models.interchange import own_model
 
-    if model is not None or file.suffix == ".npz" or file.is_dir() or own_model(file) is not None:
+    if model is not None or file.suffix == ".npz" or "heads" in hf_choices(file) or own_model(file) is not None:
         return False
     return isinstance(config, ViTConfig) and config.variant.partition("/")[0] not in VIT_SIZES

@@ -15,23 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitmodel.config import HybridConfig, ModelConfig, UserError, ViTConfig
+from vitmodel.config import HybridConfig, ModelConfig, ViTConfig
 from vitmodel.models.build import build
 from vitmodel.models.layouts import tensors_of, to_foreign, to_own
-from vitmodel.models.tensorfiles import HF_WEIGHTS, published, read_tensors
+from vitmodel.models.tensorfiles import published, read_tensors
 from vitmodel.models.weights import check_fit, save_weights, saved_model
 from vitmodel.recognise import (
-    HF_EPS,
-    HF_GELUS,
     Layout,
+    check_same_model,
     classes_of,
     detect_layout,
     has_head,
     image_size_of,
     resolve_model,
 )
+from vitmodel.weightfile import HF_CONFIG, HF_WEIGHTS, hf_choices
 
-HF_CONFIG = "config.json"
 HF_GELU = {"erf": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 
@@ -47,10 +46,8 @@ def import_weights(
     """
     if layout is None and (own := own_model(path)) is not None:
         check_same_model(own, model, path)
-        state = read_tensors(path)
-        wanted = _expected(own, state)
-        state = {**_missing_head(wanted, state), **state}  # an encoder pretrained without labels has none
-        check_fit(state, wanted, path)
+        state = with_head(own, read_tensors(path))
+        check_fit(state, _expected(own, state), path)
         return own, state
     tensors = published(read_tensors(path))
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -58,7 +55,7 @@ def import_weights(
     model = resolve_model(shapes, model, layout, path, hf_choices(path) if layout == "hf" else {})
     entries, expected = tensors_of(model, layout, has_head=has_head(tensors)), _expected(model, tensors)
     check_fit(tensors, to_foreign(expected, entries, heads_of(model)), path)
-    return model, {**_missing_head(expected, tensors), **to_own(tensors, entries)}
+    return model, with_head(model, to_own(tensors, entries))
 
 
 def export_weights(state: dict[str, Tensor], model: ModelConfig, path: Path, layout: Layout | None = None) -> None:
@@ -110,19 +107,12 @@ def hf_config(model: ViTConfig, state: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def hf_choices(path: Path) -> dict[str, Any]:
-    """GELU, epsilon and heads from the config.json of a folder, or beside a model.safetensors; nothing without one."""
-    file = (path if path.is_dir() else path.parent) / HF_CONFIG
-    if not file.is_file() or (path.is_file() and path.name != HF_WEIGHTS):
-        return {}
-    config = json.loads(file.read_text())
-    if config.get("hidden_act", "gelu") not in HF_GELUS:
-        raise UserError(f"unknown hidden_act {config['hidden_act']!r}", file=str(file), allowed=", ".join(HF_GELUS))
-    choices = {
-        "gelu": HF_GELUS[config.get("hidden_act", "gelu")],
-        "layer_norm_eps": float(config.get("layer_norm_eps", HF_EPS)),
-    }
-    return {**choices, "heads": config["num_attention_heads"]} if "num_attention_heads" in config else choices
+def with_head(model: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with a zero head of one class where they have none: those of an encoder alone."""
+    if has_head(state):
+        return state
+    expected = _expected(model, state)
+    return {**{n: torch.zeros(t.shape) for n, t in expected.items() if n.startswith("head.")}, **state}
 
 
 def own_model(path: Path) -> ModelConfig | None:
@@ -130,26 +120,9 @@ def own_model(path: Path) -> ModelConfig | None:
     return saved_model(path) if path.is_file() and path.suffix == ".safetensors" else None
 
 
-def check_same_model(own: ModelConfig, asked: ModelConfig | None, path: Path) -> None:
-    """Raise UserError where a file of ours holds another model than the one asked for. Names may differ."""
-    if asked is None:
-        return
-    has, wants = own.model_dump(exclude={"variant"}), asked.model_dump(exclude={"variant"})
-    wrong = [f"{key} {has.get(key)}, asked {wants.get(key)}" for key in {**has, **wants} if has.get(key) != wants.get(key)]
-    if wrong:
-        raise UserError(f"holds {own.variant}, another model: {'; '.join(wrong)}", file=str(path), field="model")
-
-
 def heads_of(model: ModelConfig) -> int:
     """Attention heads; 1 where there are none."""
     return model.heads if isinstance(model, ViTConfig | HybridConfig) else 1
-
-
-def _missing_head(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A zero head where the file has none."""
-    if has_head(tensors):
-        return {}
-    return {name: torch.zeros(tensor.shape) for name, tensor in expected.items() if name.startswith("head.")}
 
 
 def _expected(model: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

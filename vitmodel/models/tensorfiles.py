@@ -15,13 +15,12 @@ from torch import Tensor
 
 from vitmodel.config import UserError
 from vitmodel.recognise import POSITIONS, SCANNED, is_wide_norm, lacks_class_position, published_name
-
-HF_WEIGHTS = "model.safetensors"  # in a Hugging Face folder
+from vitmodel.weightfile import weights_in
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a .npz, .safetensors, .pt, .pth or .bin file, in fp32. Raises UserError for what holds more than that."""
-    file = path / HF_WEIGHTS if path.is_dir() else path
+    file = weights_in(path)
     readers = {".npz": _read_npz, ".safetensors": load_file, ".pt": _read_torch, ".pth": _read_torch, ".bin": _read_torch}
     if not file.suffix and not file.exists():
         raise UserError("no such file or folder", file=str(path))

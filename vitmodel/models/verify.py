@@ -68,7 +68,7 @@ def logit_difference(
 
     Raises UserError where image sizes or classes differ: then there is nothing to compare.
     """
-    sides = [_side(*weights) for weights in (first, second)]
+    sides = [image_size_of_state(*weights) for weights in (first, second)]
     heads = [classes_of(_shapes(state)) for _, state in (first, second)]
     for what, values in (("image size", sides), ("classes", heads)):
         if values[0] != values[1]:
@@ -82,7 +82,7 @@ def logit_difference(
 def module(model: ModelConfig, state: dict[str, Tensor]) -> Module:
     """The module that these tensors make, for images of the size that they were made for, in evaluation mode."""
     with torch.device("meta"):
-        built = build(model, _side(model, state), classes_of(_shapes(state)))
+        built = build(model, image_size_of_state(model, state), classes_of(_shapes(state)))
     built.load_state_dict(state, assign=True)
     return built.eval()
 
@@ -98,7 +98,8 @@ def fixed_images(side: int) -> Tensor:
     return torch.stack(waves).view(FIXED_IMAGES, 3, side, side).float()
 
 
-def _side(model: ModelConfig, state: dict[str, Tensor]) -> int:
+def image_size_of_state(model: ModelConfig, state: dict[str, Tensor]) -> int:
+    """Pixels per side that these weights are made for."""
     return image_size_of(model, _shapes(state))
 
 

@@ -13,13 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vitmodel.config import RunConfig, Supervised
+from vitmodel.config import RunConfig, Supervised, UserError
 from vitmodel.data.badsamples import BAD_FILE
 from vitmodel.data.crops import Crops
 from vitmodel.data.reader import Dataset, Reading
 from vitmodel.flops import TRAIN_FACTOR, forward_flops
 from vitmodel.models.build import build, build_for_training
 from vitmodel.models.cnn import synchronise_statistics
+from vitmodel.models.interchange import import_weights
 from vitmodel.models.masked import encoder_weights
 from vitmodel.models.weights import load_for_transfer, save_weights
 from vitmodel.training import checkpoint
@@ -30,6 +31,7 @@ from vitmodel.training.loop import Metrics, TrainJob, train
 from vitmodel.training.objectives import make_objective
 from vitmodel.training.probe import LinearProbe, first_shots
 from vitmodel.training.skipped import counting, share
+from vitmodel.weightfile import content_hash
 
 WEIGHTS_FILE = "model.safetensors"
 EVAL_BATCH = 256
@@ -40,7 +42,7 @@ class Context:
     """Where a run works and with what: nothing here changes its result."""
 
     folder: Path
-    data_root: Path | str
+    data_root: Path | str  # the dataset; of an import, the file of weights
     parent_weights: Path | None = None
     micro_batch: int = 1
     zero_stage: int = 0
@@ -57,7 +59,12 @@ def execute(config: RunConfig, context: Context) -> Metrics:
     """
     worker, workers = ensure_process_group()
     started = time.perf_counter()
-    metrics = _probe(config, context) if config.phase == "probe" else _train(config, context, worker, workers)
+    if config.phase == "import":
+        metrics = _import(config, context) if worker == 0 else {}
+    elif config.phase == "probe":
+        metrics = _probe(config, context)
+    else:
+        metrics = _train(config, context, worker, workers)
     return {**metrics, "time/run_seconds": time.perf_counter() - started}
 
 
@@ -147,6 +154,16 @@ def _skipped(context: Context, train_split: Dataset, held_out: Dataset, worker: 
     for dataset in splits:
         share(dataset.bad, context.folder, worker, workers)
     return {"data/skipped": sum(len(dataset.bad) for dataset in splits)} if splits else {}
+
+
+def _import(config: RunConfig, context: Context) -> Metrics:
+    """A file's weights as those of a pretraining. Raises UserError where the file changed, or any tensor does not fit."""
+    path = Path(context.data_root)
+    if content_hash(path) != config.data.identity:
+        raise UserError("is not the file that was planned with: plan again", file=str(path))
+    _, state = import_weights(path, config.model)
+    save_weights(state, context.folder / WEIGHTS_FILE, config.model)
+    return {"import/tensors": float(len(state))}
 
 
 def _saver(engine: Any, context: Context, worker: int, workers: int) -> Callable[[int, bool], None]:

@@ -1,0 +1,187 @@
+"""The verb that looks inside a ViT: arrays by vitmodel.inspect, figures by orchestrator.looks, files for a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from orchestrator import study as studies
+from orchestrator.commands.options import StoragePath
+from orchestrator.find import FoundWeights, find_weights
+from orchestrator.store import Store, read_json
+from vitmodel.config import ModelConfig, UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from vitmodel.models.build import Module
+
+app = typer.Typer()
+
+DISTANCE_IMAGES = 128  # that attention distance is averaged over (ViT paper, appendix D.7)
+BATCH = 8  # images whose attention is held at once
+ARRAYS_FILE = "arrays.npz"
+
+ImagePaths = Annotated[list[Path] | None, typer.Option("--image", help="image file, repeatable; else a test image")]
+Out = Annotated[Path | None, typer.Option("--out", help="folder for figures and arrays; else inspect/NAME")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is looked at: a module, the images to show, and those to average over."""
+
+    name: str
+    module: Module
+    shown: NDArray[np.uint8]  # (B, S, S, 3)
+    averaged: NDArray[np.uint8]
+
+    @property
+    def image_size(self) -> int:
+        return int(self.shown.shape[1])
+
+
+@app.command()
+def inspect(run: str, image: ImagePaths = None, storage: StoragePath = "runs", out: Out = None) -> None:
+    """Show filters, position similarity, attention distance and rollout of a run (run_id or its start) or a weights file."""
+    found = find_weights(run, Store(studies.storage_root(storage)))
+    subject = _subject(found, image or [], Store(studies.storage_root(storage)))
+    folder = out or Path("inspect") / (found.path.parent.name if found.config else found.path.stem)
+    arrays, refusals = look(subject)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / ARRAYS_FILE, **arrays)
+    print(folder / ARRAYS_FILE)
+    for name, figure in figures(arrays).items():
+        for suffix in (".png", ".svg"):
+            figure.savefig(folder / f"{name}{suffix}", dpi=200)
+            print(folder / f"{name}{suffix}")
+    for name, reason in refusals.items():
+        print(f"no {name}: {reason}")
+
+
+def look(subject: Subject) -> tuple[dict[str, Any], dict[str, str]]:
+    """The arrays of everything that is defined for this model, and why the rest is not.
+
+    Raises UserError where nothing is.
+    """
+    from vitmodel import inspect as inside
+
+    module = subject.module
+    asked: dict[str, Callable[[], Any]] = {
+        "filters": lambda: inside.patch_filters(module),
+        "positions": lambda: inside.position_similarity(module),
+        "distances": lambda: _mean_over(inside.mean_attention_distance, module, subject.averaged),
+        "rollout": lambda: _joined(inside.attention_rollout, module, subject.shown),
+    }
+    arrays: dict[str, Any] = {}
+    refusals: dict[str, str] = {}
+    for name, compute in asked.items():
+        try:
+            arrays[name] = compute()
+        except UserError as error:
+            refusals[name] = error.message
+    if not arrays:
+        raise UserError(f"{subject.name}: {next(iter(refusals.values()))}", field="RUN", allowed="a vit or a hybrid")
+    facts = {"images": subject.shown, "averaged_images": len(subject.averaged), "name": subject.name}
+    return {**arrays, **facts, "image_size": subject.image_size}, refusals
+
+
+def figures(arrays: dict[str, Any]) -> dict[str, Figure]:
+    """The figures of these arrays, by name."""
+    from orchestrator import looks
+
+    name = str(arrays["name"])
+    makers: dict[str, Callable[[], Figure]] = {
+        "filters": lambda: looks.filters(arrays["filters"], name),
+        "positions": lambda: looks.positions(arrays["positions"], name),
+        "distances": lambda: looks.distances(
+            arrays["distances"], int(arrays["image_size"]), int(arrays["averaged_images"]), name
+        ),
+        "rollout": lambda: looks.rollout(arrays["images"], arrays["rollout"], name),
+    }
+    return {kind: make() for kind, make in makers.items() if kind in arrays}
+
+
+def _subject(found: FoundWeights, paths: list[Path], store: Store) -> Subject:
+    """Module and images. Without an image, the first test images of the dataset that the run was trained on."""
+    from vitmodel.models.verify import image_size_of_state, module
+
+    model, state = _weights(found)
+    side = image_size_of_state(model, state)
+    from_data = _test_images(found, store, side)
+    if not paths and from_data is None:
+        raise UserError("no dataset is known here to take an image from", field="--image", allowed="an image file")
+    shown = np.stack([_read_image(path, side) for path in paths]) if paths else from_data[:1]  # type: ignore[index]
+    averaged = shown if from_data is None else from_data
+    return Subject(name=model.variant, module=module(model, state), shown=shown, averaged=averaged)
+
+
+def _weights(found: FoundWeights) -> tuple[ModelConfig, dict[str, Any]]:
+    from vitmodel.models.interchange import import_weights, with_head
+    from vitmodel.models.tensorfiles import read_tensors
+
+    return (found.model, with_head(found.model, read_tensors(found.path))) if found.model else import_weights(found.path)
+
+
+def _test_images(found: FoundWeights, store: Store, side: int) -> NDArray[np.uint8] | None:
+    """The first images of the run's evaluation split, or None for a file or where the dataset is not here."""
+    from vitmodel.data.index import load_index
+    from vitmodel.data.reader import Dataset
+
+    root = None if found.config is None else _dataset_root(found.path.parent.name, store)
+    if found.config is None or root is None:
+        return None
+    split = found.config["data"]["eval_split"]
+    count = min(DISTANCE_IMAGES, load_index(root).splits[split].samples)
+    return Dataset(root, split, side, count).read(np.arange(count))
+
+
+def _dataset_root(run_id: str, store: Store) -> Path | None:
+    """The folder of the run's dataset, from any plan that the run stands in."""
+    for path in sorted(store.root.glob("studies/*/plan.json")):
+        plan = read_json(path)
+        for facts in plan.get("runs", ()):
+            if facts["run_id"] == run_id and (root := plan.get("datasets", {}).get(facts["dataset"])) and Path(root).is_dir():
+                return Path(root)
+    return None
+
+
+def _read_image(path: Path, side: int) -> NDArray[np.uint8]:
+    """An image file as the model sees it (S, S, 3): the reader's formats, limits and resampling."""
+    from PIL import Image
+
+    from vitmodel.data.decode import ALLOWED_FORMATS, MAX_PIXELS
+
+    try:
+        with Image.open(path, formats=ALLOWED_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+            short = min(image.size)
+            left, top = (image.width - short) // 2, (image.height - short) // 2
+            square = image.convert("RGB").crop((left, top, left + short, top + short))
+            return np.asarray(square.resize((side, side), Image.Resampling.BILINEAR))
+    except (OSError, ValueError) as error:
+        raise UserError(f"no readable image: {error}", file=str(path), allowed=", ".join(ALLOWED_FORMATS)) from None
+
+
+def _batches(images: NDArray[np.uint8]) -> list[Any]:
+    import torch
+
+    from vitmodel.data.augment import normalise
+
+    return [normalise(images[i : i + BATCH].copy(), torch.device("cpu")) for i in range(0, len(images), BATCH)]
+
+
+def _mean_over(compute: Callable[[Any, Any], Any], module: Module, images: NDArray[np.uint8]) -> Any:
+    """A quantity that is a mean over images, of them all."""
+    parts = [(compute(module, batch), len(batch)) for batch in _batches(images)]
+    return sum(part * count for part, count in parts) / len(images)
+
+
+def _joined(compute: Callable[[Any, Any], Any], module: Module, images: NDArray[np.uint8]) -> Any:
+    return np.concatenate([compute(module, batch) for batch in _batches(images)])
