@@ -125,7 +125,8 @@ def zero_settings(module: nn.Module, stage: int) -> dict[str, Any]:
     Buckets no larger than the model: DeepSpeed takes their memory anew at every step. On a CPU gradients stay where
     they are; copying them together is against the fragmentation of a GPU's memory.
     """
-    bucket = min(LARGEST_BUCKET, sum(parameter.numel() for parameter in module.parameters()))
+    elements = sum(parameter.numel() for parameter in module.parameters())
+    bucket = min(LARGEST_BUCKET, elements + elements % 2)  # DeepSpeed refuses an odd one
     settings: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if stage in (1, 2) and device().type == "cpu":
         settings["contiguous_gradients"] = False
