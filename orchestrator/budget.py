@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.endurance import Workers
 from orchestrator.schema import Resources
 from vitmodel.config import SUPERVISED, ModelConfig, Objective, Recipe, RunConfig, UserError
 from vitmodel.flops import activation_bytes, count_params
@@ -61,9 +62,11 @@ class Group:
     cpus_per_worker: int
     gpus_per_worker: int
     zero_stage: int
+    max_workers: int = 0  # of a group that takes what there is room for; 0: `workers` it is
 
     def __str__(self) -> str:
-        return f"{self.workers} x {'1 GPU' if self.gpus_per_worker else f'{self.cpus_per_worker} CPU'}"
+        upward = f" to {self.max_workers}" if self.max_workers else ""
+        return f"{self.workers}{upward} x {'1 GPU' if self.gpus_per_worker else f'{self.cpus_per_worker} CPU'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +106,20 @@ def group_for(
     cpus = (4 if gpus else 1) if resources.cpus_per_worker == "auto" else resources.cpus_per_worker
     params = count_params(model, image_size, classes, objective)
     image = activation_bytes(model, image_size, _value_bytes(recipe, device), objective)
-    worker_choices = [1, 2, 4, 8, 16, 32, 64] if resources.workers == "auto" else [resources.workers]
+    asked = resources.workers
+    least = asked.min if isinstance(asked, Workers) else asked
+    worker_choices = [1, 2, 4, 8, 16, 32, 64] if least == "auto" else [least]
     stages = [0, 1, 2, 3] if resources.zero_stage == "auto" else [resources.zero_stage]
     for workers in worker_choices:
         for stage in stages if workers > 1 or resources.zero_stage != "auto" else [0]:
             if state_bytes(params, stage, workers, recipe, device) + image <= device.memory_bytes:
-                return Group(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, zero_stage=stage)
+                return Group(
+                    workers=workers,
+                    cpus_per_worker=cpus,
+                    gpus_per_worker=gpus,
+                    zero_stage=stage,
+                    max_workers=asked.max if isinstance(asked, Workers) else 0,
+                )
     raise UserError(
         f"{model.variant} does not fit into {worker_choices[-1]} x {device.name} ({device.memory_bytes / 1e9:.0f} GB)",
         field="resources",

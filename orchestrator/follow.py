@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.budget import Group
+from orchestrator.endurance import StopAfter
 from orchestrator.plan import Bundle
 from orchestrator.progress import Progress
-from orchestrator.schema import StopAfter, Study
+from orchestrator.schema import Study
 from orchestrator.store import RunFolder, State, Store, write_json
 from orchestrator.tracking import Follower, tracking_uri
 
@@ -40,8 +41,8 @@ class GpuHours:
             group = self._groups[folder.run_id]
             if not group["gpus_per_worker"]:
                 continue
-            result, devices = folder.result(), group["workers"] * group["gpus_per_worker"]
-            self._hours[folder.run_id] = result["gpu_hours"] if result else folder.spent_seconds() * devices / 3600
+            result, gpus = folder.result(), group["gpus_per_worker"]
+            self._hours[folder.run_id] = result["gpu_hours"] if result else folder.spent()[1] * gpus / 3600
 
 
 class Follow:
@@ -98,7 +99,7 @@ class Follow:
         progress.refresh()
 
     def _check_limits(self, progress: Progress) -> None:
-        """Tell the workers to begin no further run where a limit is reached."""
+        """Where a limit is reached, tell the workers to begin no further run, and for a budget to stop the ones under way."""
         counts = progress.counts()
         failed = sum(counts[state] for state in FAILURES)
         then = self._study.on_failure.then

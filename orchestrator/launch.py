@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator import budget
+from orchestrator import budget, elastic
 from orchestrator.budget import Group
 from orchestrator.plan import Bundle, Cell, Plan
 from orchestrator.planview import run_facts
@@ -152,20 +152,32 @@ def lean_trainer(private_cluster: bool) -> Any:
 
 
 def trial(config: dict[str, Any]) -> dict[str, Any]:
-    """One Tune trial: the worker group of one bundle, started again after its workers die."""
-    import ray.train
-    from ray.train.torch import TorchConfig
+    """One Tune trial: the worker group of one bundle, started again after its workers die.
 
+    A group of fixed size is started again by Ray Train. One that takes what there is room for comes back here, and goes
+    on with as many workers as the cluster offers then.
+    """
+    payload = read_json(Path(config["payload"]))
+    if not payload["resize"]:
+        return {"executed": group_of(payload, payload["workers"], payload["group_failures"], config).fit().return_value}
+    return {"executed": elastic.run(payload, lambda workers: group_of(payload, workers, 0, config).fit().return_value)}
+
+
+def group_of(payload: dict[str, Any], workers: int, failures: int, config: dict[str, Any]) -> Any:
+    """The Ray Train trainer of one worker group."""
+    import ray.train
+
+    from orchestrator.noticed import NoticedTorchConfig
     from orchestrator.worker import work
 
-    payload = read_json(Path(config["payload"]))
     uses_gpu = payload["gpus_per_worker"] > 0
-    result = lean_trainer(payload["private_cluster"])(
+    timeout = max(GROUP_TIMEOUT_SECONDS, int(payload["stall_seconds"]) + 60)  # a stall is to be seen as one first
+    return lean_trainer(payload["private_cluster"])(
         work,
         train_loop_config=payload,
-        torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo", timeout_s=GROUP_TIMEOUT_SECONDS),
+        torch_config=NoticedTorchConfig(backend="nccl" if uses_gpu else "gloo", timeout_s=timeout),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=payload["workers"],
+            num_workers=workers,
             use_gpu=uses_gpu,
             resources_per_worker={
                 "CPU": payload["cpus_per_worker"],
@@ -173,20 +185,19 @@ def trial(config: dict[str, Any]) -> dict[str, Any]:
             },
         ),
         run_config=ray.train.RunConfig(
-            name=Path(config["payload"]).stem,
+            name=f"{Path(config['payload']).stem}-{time.time_ns()}",
             storage_path=config["scratch"],
-            failure_config=ray.train.FailureConfig(max_failures=payload["group_failures"]),
+            failure_config=ray.train.FailureConfig(max_failures=failures),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             worker_runtime_env={} if uses_gpu else {"env_vars": allocator.ENVIRONMENT},
         ),
-    ).fit()
-    return {"executed": result.return_value}
+    )
 
 
 def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> dict[str, Any]:
     """All that a worker group needs to know, as plain data."""
     runs = [run for cell in bundle.cells for run in cell.runs]
-    group = bundle.group
+    group, retries, checkpoint = bundle.group, study.on_failure.retries, study.resources.checkpoint
     return {
         "study": study.name,
         "storage": str(store.root),
@@ -195,9 +206,13 @@ def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> di
         "gpus_per_worker": group.gpus_per_worker,
         "zero_stage": group.zero_stage,
         "peak_flops": budget.device_of(study.resources).peak_flops,
-        "retries": study.on_failure.retries,
-        "group_failures": (study.on_failure.retries + 1) * len(runs),
-        "checkpoint_seconds": 60 * study.resources.checkpoint_minutes,
+        "retries": retries.model_dump(),
+        "group_failures": (retries.failures + retries.preemptions + retries.oom + retries.stalls + 1) * len(runs),
+        "checkpoint": {"seconds": checkpoint.seconds, "steps": checkpoint.steps, "keep": checkpoint.keep},
+        "stall_seconds": 60 * study.resources.stall_minutes,
+        "sizes": elastic.sizes(bundle),
+        "resize": str(store.study(study.name) / "bundles" / f"{bundle.bundle_id}.resize.json") if group.max_workers else "",
+        "began": time.time(),
         "git": git_state(),
         "private_cluster": not on_cluster(),
         "first_attempts": {run.run_id: store.run(run.run_id).attempts() for run in runs},

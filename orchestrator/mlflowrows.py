@@ -9,6 +9,8 @@ import logging
 import os
 from typing import Any
 
+import pandas as pd
+
 from orchestrator import outcomes
 from orchestrator.store import State
 from vitmodel.config import UserError
@@ -98,6 +100,7 @@ def _found(data: Any, run: Facts) -> Facts:
         **{name: int(metrics.get(f"placement/{name}", run["placement"]["group"][name])) for name in GROUP},
         "gpu_hours": metrics["cost/gpu_hours"],
         "core_hours": metrics["cost/core_hours"],
+        "micro_batch": int(metrics["placement/micro_batch"]) if "placement/micro_batch" in metrics else pd.NA,
         "peak_flops": metrics.get("speed/peak_flops", float("nan")),
     }
     return {**head, "reason": "", **outcomes.of_result(result, run)}

@@ -26,7 +26,7 @@ def of_folder(folder: RunFolder, run: Facts) -> Facts:
     except ValueError as error:
         raise UserError(f"a damaged file ({error}): remove the folder to run it again", file=str(folder.path)) from None
     head = {"status": str(state), "attempts": folder.attempts(), "reason": (failure or {}).get("reason", "")}
-    return {**head, **(of_result(result, run) if result else without_result(folder.spent_seconds(), run))}
+    return {**head, **(of_result(result, run) if result else without_result(folder.spent()[0], run))}
 
 
 def of_result(result: Facts, run: Facts) -> Facts:
@@ -45,6 +45,7 @@ def of_result(result: Facts, run: Facts) -> Facts:
         "gpu_hours": result["gpu_hours"],
         "core_hours": result["core_hours"],
         "seconds": _seconds(result),
+        "micro_batch": result.get("micro_batch", pd.NA),
         "images_per_second": speed,
         "mfu": speed * TRAIN_FACTOR * run["forward_flops"] / result["peak_flops"],
     }
@@ -70,4 +71,5 @@ def without_result(seconds: float, run: Facts) -> Facts:
         "gpu_hours": seconds * group["workers"] * group["gpus_per_worker"] / 3600,
         "core_hours": seconds * group["workers"] * group["cpus_per_worker"] / 3600,
         "seconds": seconds,
+        "micro_batch": pd.NA,
     }

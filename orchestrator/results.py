@@ -58,6 +58,7 @@ COLUMNS: dict[str, str] = {
     "attempts": "int64",
     "core_hours": "float64",
     "seconds": "float64",
+    "micro_batch": "Int64",
     "reason": "str",
     "test_images": "Int64",
     "source": "str",
@@ -75,6 +76,7 @@ _NOT_OUTCOMES = {
     "attempts",
     "core_hours",
     "seconds",
+    "micro_batch",
     "reason",
 }
 

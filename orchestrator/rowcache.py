@@ -23,7 +23,8 @@ from orchestrator.watch import signature
 Facts = dict[str, Any]
 
 FILE = "rows.parquet"
-FORMAT = 1  # raise it when `outcomes` computes something else from the same files
+MAY_LACK = ("test_images", "micro_batch")  # whole numbers that a row may be without
+FORMAT = 2  # raise it when `outcomes` computes something else from the same files
 
 
 def found(store: Store, study: str, runs: list[Facts]) -> dict[str, Facts]:
@@ -56,7 +57,7 @@ def _read(path: Path) -> dict[str, tuple[str, Facts]]:
 
 
 def _restored(row: Facts) -> Facts:
-    return {**row, "test_images": pd.NA if row["test_images"] is None else row["test_images"]}
+    return {**row, **{name: pd.NA for name in MAY_LACK if row[name] is None}}
 
 
 def _write(path: Path, rows: dict[str, Facts], signatures: dict[str, str]) -> None:
@@ -65,7 +66,7 @@ def _write(path: Path, rows: dict[str, Facts], signatures: dict[str, str]) -> No
             "run_id": run_id,
             "signature": signatures[run_id],
             **row,
-            "test_images": None if pd.isna(row["test_images"]) else row["test_images"],
+            **{name: None for name in MAY_LACK if pd.isna(row[name])},
         }
         for run_id, row in rows.items()
     ]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from orchestrator.endurance import AnyWorkers, Auto, Checkpoint, OnFailure
 from orchestrator.questions import Claims, Count, Import, Name, Target
 from vitmodel.config import FAMILIES, SUPERVISED, Frozen, ModelConfig, Objective
 from vitmodel.data.descriptions import Description
@@ -190,21 +191,19 @@ class Probe(Frozen):
     shots: tuple[int, ...] = Field(min_length=1)
 
 
-Auto = Literal["auto"]
-
-
 class Resources(Frozen):
     """With what the runs are done. Nothing here changes a result."""
 
     device: Literal["auto", "cpu", "a100", "h100", "h200", "tpuv3"] = "auto"
-    workers: Annotated[int, Field(gt=0)] | Auto = "auto"
+    workers: AnyWorkers = "auto"
     cpus_per_worker: Annotated[int, Field(gt=0)] | Auto = "auto"
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | Auto = "auto"
     zero_stage: Annotated[int, Field(ge=0, le=3)] | Auto = "auto"
     micro_batch: Annotated[int, Field(gt=0)] | Auto = "auto"
     max_concurrent: Annotated[int, Field(gt=0)] | Auto = "auto"
     bundle: Literal["auto", "cell"] = "auto"
-    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    checkpoint: Checkpoint = Checkpoint()
+    stall_minutes: float = Field(default=15.0, gt=0)  # without progress for so long, a worker group is started again
     wait_minutes: float = Field(default=0.0, ge=0)  # for a cluster that grows; 0: what cannot fit now is refused
 
 
@@ -227,19 +226,6 @@ class Tracking(Frozen):
     """MLflow's address; `auto` is a sqlite file in the storage folder."""
 
     mlflow: str = "auto"
-
-
-class StopAfter(Frozen):
-    """End the study after this many failed runs."""
-
-    stop_after: int = Field(gt=0)
-
-
-class OnFailure(Frozen):
-    """How often a run is tried again after its workers died, and whether the others go on."""
-
-    retries: int = Field(default=2, ge=0)
-    then: Literal["continue", "stop"] | StopAfter = "continue"
 
 
 class Report(Frozen):

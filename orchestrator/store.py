@@ -1,6 +1,7 @@
 """The layout of the store, atomic writes, and the lease of a live driver. The store is the only truth about runs.
 
-    runs/<run_id>/       config.json, metrics-<attempt>.jsonl, checkpoints/, model.safetensors, failure.json | result.json
+    runs/<run_id>/       config.json, metrics-<attempt>.jsonl, end-<attempt>.json, checkpoints/, stacks/, model.safetensors,
+                         failure.json | result.json
     studies/<name>/      plan.json, bundles/<id>.json, lease.json, stop.json, tracking.json, results.csv, report.html
     data/<dataset>/      generated datasets
     mlflow.db            tracking
@@ -101,22 +102,24 @@ class RunFolder:
         """One append-only file an attempt, in order."""
         return sorted(self.path.glob("metrics-*.jsonl"))
 
-    def begin(self, config: dict[str, Any]) -> Path:
-        """Start an attempt: its configuration is written, its metrics file returned."""
+    def begin(self, config: dict[str, Any], workers: int = 1) -> Path:
+        """Start an attempt by so many workers: its configuration is written, its metrics file returned."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "config.json", config)
         (self.path / "failure.json").unlink(missing_ok=True)
         metrics = self.path / f"metrics-{self.attempts():03d}.jsonl"
-        metrics.write_text(json.dumps({"begin": time.time()}) + "\n")
+        metrics.write_text(json.dumps({"begin": time.time(), "workers": workers}) + "\n")
         return metrics
 
-    def spent_seconds(self) -> float:
-        """Time of all attempts so far, up to the last sign of life of each."""
-        spent = 0.0
-        for path in self.metrics_files():
+    def spent(self, attempts: int | None = None) -> tuple[float, float]:
+        """(seconds, worker-seconds) of the first so many attempts, or all, up to the last sign of life of each."""
+        seconds = worker_seconds = 0.0
+        for path in self.metrics_files()[:attempts]:
             entries = list(_json_lines(path))
-            spent += max(entry.get("time", 0.0) for entry in entries) - entries[0]["begin"] if len(entries) > 1 else 0.0
-        return spent
+            if len(entries) > 1:
+                span = max(entry.get("time", 0.0) for entry in entries) - entries[0]["begin"]
+                seconds, worker_seconds = seconds + span, worker_seconds + span * entries[0]["workers"]
+        return seconds, worker_seconds
 
     def fail(self, state: State, reason: str) -> None:
         """Record why there is no result. A finished run is never overwritten."""

@@ -151,7 +151,7 @@ class Follower:
             return []
         now, step = int(result["finished"] * 1000), self._facts[folder.run_id]["steps"]
         final = {**result["metrics"], "cost/gpu_hours": result["gpu_hours"], "cost/core_hours": result["core_hours"]}
-        final |= {f"placement/{name}": result[name] for name in PLACEMENT if name in result}
+        final |= {f"placement/{name}": result[name] for name in (*PLACEMENT, "micro_batch") if name in result}
         final |= {"speed/peak_flops": result["peak_flops"]} if "peak_flops" in result else {}
         final |= {name: value for name, value in result.get("last", {}).items() if name == "speed/images_per_second"}
         if "eval/top1" in final:
@@ -215,7 +215,7 @@ def _tags(folder: RunFolder, state: State) -> list[Any]:
 
     tags = [RunTag("state", str(state)), RunTag("attempts", str(folder.attempts()))]
     if state is not State.DONE:
-        tags.append(RunTag("spent_seconds", f"{folder.spent_seconds():.1f}"))
+        tags.append(RunTag("spent_seconds", f"{folder.spent()[0]:.1f}"))
     if (failure := folder.failure()) is not None:
         tags.append(RunTag("reason", failure["reason"][:5000]))
     return tags

@@ -1,19 +1,22 @@
 """One bundle in one Ray Train worker group: for each unfinished run, call `vitmodel.training`.
 
-Runs in every worker of the group. Worker 0 alone writes to the store and decides what is next; the others follow.
-A run that fails leaves its cause and the group goes on; a group that dies is started again by Ray Train, and takes
-up where the store says.
+Runs in every worker of the group. Worker 0 alone decides what is next and writes results; the others follow. An attempt
+that fails leaves word why (attempts.py). Where others may hang because of it, the group ends; Ray Train starts it again,
+and it takes up where the store says.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
+import shutil
 import socket
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,76 +24,137 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from orchestrator.attempts import End, attempts_of, next_attempt, record_end
+from orchestrator.endurance import Retries
 from orchestrator.store import RunFolder, State, Store, read_json
 from vitmodel.config import RunConfig, UserError
+from vitmodel.training.checkpoint import CheckpointPolicy
+from vitmodel.training.control import StoppedError
 from vitmodel.training.engine import ensure_process_group
+from vitmodel.training.guard import has_notice
 from vitmodel.training.loop import DivergedError, Metrics
-from vitmodel.training.run import WEIGHTS_FILE, Context, execute
+from vitmodel.training.run import CHECKPOINTS, STACKS, WEIGHTS_FILE, CheckpointMismatchError, Context, execute
 
 STOP_FILE = "stop.json"
+ASK_SECONDS = 1.0  # between two looks at whether to stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """An attempt that is to be made now, with word from worker 0 to all."""
+
+    attempt: int
+    micro_batch: int
+    pause_seconds: float
+    is_resize: bool = False  # rather go on with more workers
+
+
+class NoticeError(Exception):
+    """A worker of this group was told that its machine goes away: all of them leave, between two runs."""
 
 
 def work(bundle: dict[str, Any]) -> int:
-    """Work through a bundle's runs in order; returns how many were executed here. The Ray Train function."""
+    """Work through a bundle's runs in order; returns how many attempts were made here. The Ray Train function."""
     torch.set_num_threads(bundle["cpus_per_worker"])
     worker, _ = ensure_process_group()
     store = Store(Path(bundle["storage"]))
     if not (store.study(bundle["study"]) / "plan.json").exists():
         raise UserError("this node does not see the storage folder: it must be shared by all nodes", file=str(store.root))
-    executed = 0
+    attempts = 0
     for item in bundle["runs"]:
-        if _agree(_decide(store, bundle, item) if worker == 0 else None):
-            _attempt(store, bundle, item, worker)
-            executed += 1
-    return executed
+        while (turn := _agree(_decide(store, bundle, item) if worker == 0 else None)) is not None:
+            if turn.is_resize:
+                return attempts
+            time.sleep(turn.pause_seconds)
+            _attempt(store, bundle, item, turn, worker)
+            attempts += 1
+    return attempts
 
 
-def _decide(store: Store, bundle: dict[str, Any], item: dict[str, Any]) -> bool:
-    """Whether this run is to be executed now; what is not and has no result gets its reason."""
+def _decide(store: Store, bundle: dict[str, Any], item: dict[str, Any]) -> Turn | None:
+    """The attempt to make at this run now; what is not to be tried and has no result gets its reason."""
     folder = store.run(item["run_id"])
     if folder.state() is State.DONE:
-        return False
+        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)  # nobody goes on from there any more
+        return None
     stop = read_json(store.study(bundle["study"]) / STOP_FILE)
     parent = item["config"]["parent"]
+    earlier, recipe = bundle["first_attempts"][item["run_id"]], item["config"]["recipe"]
+    following = next_attempt(
+        attempts_of(folder),
+        earlier,
+        Retries.model_validate(bundle["retries"]),
+        planned_micro_batch=item["facts"]["placement"]["micro_batch"],
+        share=recipe["batch_size"] // dist.get_world_size() if recipe else 1,
+    )
+    if folder.failure() is not None and folder.attempts() > earlier:
+        return None  # settled in this session
     if stop:
         folder.fail(State(stop["state"]), stop["reason"])
     elif parent and store.run(parent).state() is not State.DONE:
         folder.fail(State.SKIPPED, f"parent {parent} has no result")
-    elif folder.attempts() >= bundle["first_attempts"][item["run_id"]] + 1 + bundle["retries"]:
-        if folder.failure() is None:
-            folder.fail(State.FAILED, f"workers died in each of {folder.attempts()} attempts")
+    elif following.failure is not None:
+        folder.fail(following.failure, following.reason)
     else:
-        return True
-    return False
+        return Turn(
+            attempt=folder.attempts(),
+            micro_batch=following.micro_batch,
+            pause_seconds=following.pause_seconds,
+            is_resize=_is_to_resize(bundle),
+        )
+    return None
 
 
-def _agree(decision: bool | None) -> bool:
-    """Worker 0's decision, known to all."""
-    box = [decision]
+def _agree(turn: Turn | None) -> Turn | None:
+    """Worker 0's decision, known to all. Raises NoticeError on all where one was told to leave."""
+    box: list[Any] = [None] * dist.get_world_size()
     if dist.get_world_size() > 1:
-        dist.broadcast_object_list(box, src=0)
-    return bool(box[0])
+        dist.all_gather_object(box, (turn, has_notice()))
+    else:
+        box = [(turn, has_notice())]
+    if any(noticed for _, noticed in box):
+        raise NoticeError
+    decided: Turn | None = box[0][0]
+    return decided
 
 
-def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], worker: int) -> None:
-    """Execute one run and leave its result or its failure."""
+def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], turn: Turn, worker: int) -> None:
+    """Execute one run and leave its result, or how the attempt ended. Raises where the group cannot go on."""
     folder, config = store.run(item["run_id"]), RunConfig.model_validate_json(json.dumps(item["config"]))
     report: Callable[[Metrics], None] = _ignore
-    earlier_seconds = folder.spent_seconds()
     if worker == 0:
-        report = _reporter(folder.begin({"config": item["config"], "facts": item["facts"]}))
+        report = _reporter(folder.begin({"config": item["config"], "facts": item["facts"]}, dist.get_world_size()))
+
+    def end(kind: End, reason: str) -> None:
+        record_end(folder, turn.attempt, kind, reason, turn.micro_batch)
+
     try:
-        metrics = execute(config, _context(store, bundle, item, folder, report))
+        metrics = execute(config, _context(store, bundle, item, turn, report=report, end=end))
     except DivergedError as error:  # seen by all workers at once
-        if worker == 0:
-            folder.fail(State.DIVERGED, str(error))
-    except Exception as error:
-        folder.fail(State.FAILED, f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-6)}")
-        if dist.get_world_size() > 1:  # the others wait in a collective: end the group, Ray Train starts it again
+        end(End.FINAL, str(error))
+        folder.fail(State.DIVERGED, str(error))
+    except StoppedError as error:  # likewise
+        end(End.PREEMPTION if error.is_preemption else End.STOPPED, str(error))
+        if error.is_preemption:
             raise
+    except Exception as error:
+        kind = kind_of(error)
+        end(kind, f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-6)}")
+        if dist.get_world_size() > 1 or kind is End.OOM:  # the others wait in a collective; what memory holds is uncertain
+            raise
+        del error
+        gc.collect()
     else:
         if worker == 0:
-            folder.finish(_result(item, folder, metrics, bundle, earlier_seconds))
+            folder.finish(_result(item, folder, metrics, bundle, turn))
+            shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
+
+
+def kind_of(error: Exception) -> End:
+    """Whether an error may not come again, comes again for certain, or speaks of memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return End.OOM  # on a CPU it is a plain RuntimeError of its allocator
+    return End.FINAL if isinstance(error, UserError | CheckpointMismatchError) else End.FAILURE
 
 
 def _ignore(metrics: Metrics) -> None:
@@ -98,18 +162,47 @@ def _ignore(metrics: Metrics) -> None:
 
 
 def _context(
-    store: Store, bundle: dict[str, Any], item: dict[str, Any], folder: RunFolder, report: Callable[[Metrics], None]
+    store: Store,
+    bundle: dict[str, Any],
+    item: dict[str, Any],
+    turn: Turn,
+    *,
+    report: Callable[[Metrics], None],
+    end: Callable[[End, str], None],
 ) -> Context:
-    parent = item["config"]["parent"]
+    parent, folder = item["config"]["parent"], store.run(item["run_id"]).path
+    minutes = bundle["stall_seconds"] / 60
     return Context(
-        folder=folder.path,
+        folder=folder,
         data_root=Path(item["data_root"]),
         parent_weights=store.run(parent).path / WEIGHTS_FILE if parent else None,
-        micro_batch=item["facts"]["placement"]["micro_batch"],
+        micro_batch=turn.micro_batch,
         zero_stage=bundle["zero_stage"],
-        checkpoint_seconds=bundle["checkpoint_seconds"],
+        checkpoint=CheckpointPolicy(**bundle["checkpoint"]),
+        stall_seconds=bundle["stall_seconds"],
+        on_stall=lambda: end(End.STALL, f"no progress for {minutes:g} minutes; all workers' stacks are in {folder / STACKS}"),
+        should_stop=_asked_to_stop(store, bundle),
         report=report,
     )
+
+
+def _asked_to_stop(store: Store, bundle: dict[str, Any]) -> Callable[[], bool]:
+    """Whether a limit is reached, or the group is to go on with another number of workers. Worker 0 asks for all."""
+    asked = [time.monotonic()]
+
+    def ask() -> bool:
+        if dist.get_rank() or time.monotonic() - asked[0] < ASK_SECONDS:
+            return False
+        asked[0] = time.monotonic()
+        stop = read_json(store.study(bundle["study"]) / STOP_FILE)
+        return bool(stop and stop["state"] == State.BUDGET) or _is_to_resize(bundle)
+
+    return ask
+
+
+def _is_to_resize(bundle: dict[str, Any]) -> bool:
+    """Whether the launcher found room for more workers than these."""
+    return (read_json(Path(bundle["resize"])) or {}).get("workers", 0) > dist.get_world_size() if bundle["resize"] else False
 
 
 def _reporter(path: Path) -> Callable[[Metrics], None]:
@@ -120,13 +213,12 @@ def _reporter(path: Path) -> Callable[[Metrics], None]:
     return report
 
 
-def _result(
-    item: dict[str, Any], folder: RunFolder, metrics: Metrics, bundle: dict[str, Any], earlier_seconds: float
-) -> dict[str, Any]:
-    """What a finished run leaves. Hours count every attempt."""
+def _result(item: dict[str, Any], folder: RunFolder, metrics: Metrics, bundle: dict[str, Any], turn: Turn) -> dict[str, Any]:
+    """What a finished run leaves. Hours count every attempt, with the workers that it had."""
     curve = list(folder.metrics())
-    seconds = earlier_seconds + metrics["time/run_seconds"]
     workers = dist.get_world_size()
+    earlier_seconds, earlier_worker_seconds = folder.spent(turn.attempt)
+    worker_seconds = earlier_worker_seconds + metrics["time/run_seconds"] * workers
     return {
         "run_id": item["run_id"],
         "metrics": metrics,
@@ -135,8 +227,10 @@ def _result(
         "zero_stage": bundle["zero_stage"],
         "cpus_per_worker": bundle["cpus_per_worker"],
         "gpus_per_worker": bundle["gpus_per_worker"],
-        "gpu_hours": seconds * workers * bundle["gpus_per_worker"] / 3600,
-        "core_hours": seconds * workers * bundle["cpus_per_worker"] / 3600,
+        "micro_batch": turn.micro_batch,
+        "seconds": earlier_seconds + metrics["time/run_seconds"],
+        "gpu_hours": worker_seconds * bundle["gpus_per_worker"] / 3600,
+        "core_hours": worker_seconds * bundle["cpus_per_worker"] / 3600,
         "peak_flops": bundle["peak_flops"] * workers,
         "attempts": folder.attempts(),
         "finished": time.time(),

@@ -74,7 +74,7 @@ def test_gpu_hours_count_every_attempt_and_read_only_what_changed(tmp_path: Path
     spent.note(seen.folder for seen in watch.look())
     assert spent.total == pytest.approx(10 * 0.04)
     assert not watch.look(), "nothing changed, so nothing is read again"
-    begun = store.run(runs[15]["run_id"]).begin({})
+    begun = store.run(runs[15]["run_id"]).begin({}, GROUP["workers"])
     start = json.loads(begun.read_text())["begin"]
     with begun.open("a") as file:
         file.write(json.dumps({"step": 1, "time": start + 3600}) + "\n")

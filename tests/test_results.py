@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -20,7 +21,7 @@ ROW_OF_THE_DESIGN = (
     "study, run_id, parent_id, phase, family, variant, recipe, params, forward_flops, dataset, dataset_size, length, epochs, "
     "steps, examples_seen, train_flops, pretrain_flops, task, finetune_epochs, resolution, shots, seed, upstream_loss, "
     "upstream_top1, top1, error, workers, zero_stage, gpu_hours, images_per_second, mfu, status, attempts, core_hours, "
-    "seconds, reason, test_images, source, objective"
+    "seconds, micro_batch, reason, test_images, source, objective"
 )
 
 MODELS = {"vit": ("V8", 1000, 2e9), "resnet": ("R8", 2000, 3e9)}
@@ -88,6 +89,8 @@ def finish(store: Store, run_id: str, top1: float, attempts: int = 1) -> None:
             **GROUP,
             "gpu_hours": 72 * 2 / 3600,
             "core_hours": 72 * 6 / 3600,
+            "seconds": 72.0,
+            "micro_batch": 16,
             "peak_flops": 4e12,
             "attempts": attempts,
             "provenance": {"host": "here", "git": "abc", "packages": {"torch": "2.13", "ray": "2.60"}},
@@ -154,13 +157,13 @@ def test_costs_count_all_workers(tmp_path: Path) -> None:
 
 def test_runs_without_a_result_are_rows_without_values(tmp_path: Path) -> None:
     store = make_store(tmp_path, cell("vit", 1000) + cell("resnet", 1000))
-    store.run("pretrain-vit-1000-0").begin({})
+    store.run("pretrain-vit-1000-0").begin({}, GROUP["workers"])
     store.run("pretrain-vit-1000-0").fail(State.DIVERGED, "loss not finite at step 3")
     for child in ("finetune-vit-1000-0-1", "finetune-vit-1000-0-7", "probe-vit-1000-0"):
         store.run(child).fail(State.SKIPPED, "parent has no result")
     finish(store, "pretrain-resnet-1000-0", 0.6, attempts=3)
-    begun = store.run("finetune-resnet-1000-0-1").begin({})
-    start = float(begun.read_text().split(":")[1].strip(" }\n"))
+    begun = store.run("finetune-resnet-1000-0-1").begin({}, GROUP["workers"])
+    start = json.loads(begun.read_text())["begin"]
     begun.write_text(begun.read_text() + f'{{"step": 1, "time": {start + 36}}}\n{{"step": 2, "ti')  # killed while writing
     store.run("finetune-resnet-1000-0-7").fail(State.FAILED, "OSError: no room\nTraceback ...")
 

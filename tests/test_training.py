@@ -17,6 +17,7 @@ from vitmodel.config import DataRef, Recipe, ResNetConfig, RunConfig, ViTConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.reader import Dataset
 from vitmodel.data.shards import pack
+from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.evaluate import evaluate
 from vitmodel.training.loop import DivergedError, log_interval
 from vitmodel.training.probe import LinearProbe, first_shots
@@ -28,6 +29,7 @@ class CutError(Exception):
 
 
 VIT = ViTConfig(family="vit", variant="v", width=32, depth=2, mlp_dim=64, heads=2, patch=4)
+EAGER = CheckpointPolicy(seconds=0.0)  # at every meeting of the workers
 RESNET = ResNetConfig(family="resnet", variant="r", stages=(1, 1), width=8, block="basic", stem="stride2", groups=2)
 
 
@@ -107,7 +109,7 @@ def test_resume_is_exact_to_the_bit(dropout: float, digits: Path, tmp_path: Path
 
     folder = tmp_path / "broken"
     with pytest.raises(CutError):
-        execute(run, Context(folder=folder, data_root=digits, micro_batch=64, checkpoint_seconds=0.0, report=cut))
+        execute(run, Context(folder=folder, data_root=digits, micro_batch=64, checkpoint=EAGER, report=cut))
     result, rest = train(digits, folder, run)
     assert 0 < result["start_step"] <= 30
     assert {**losses(seen), **rest} == unbroken
@@ -118,12 +120,12 @@ def test_resume_is_exact_to_the_bit(dropout: float, digits: Path, tmp_path: Path
 @pytest.mark.parametrize("damage", ["incomplete", "flipped byte"])
 def test_a_damaged_checkpoint_is_passed_over(damage: str, digits: Path, tmp_path: Path) -> None:
     unbroken = train(digits, tmp_path / "unbroken", config())[0]
-    train(digits, tmp_path / "again", config(), checkpoint_seconds=0.0)
+    train(digits, tmp_path / "again", config(), checkpoint=EAGER)
     newest = sorted((tmp_path / "again/checkpoints").iterdir())[-1]
     if damage == "incomplete":
         (newest / "COMPLETE").unlink()
     else:
-        shard = next(newest.glob("*.pt"))
+        shard = next(newest.glob("*.safetensors"))
         data = bytearray(shard.read_bytes())
         data[len(data) // 2] ^= 1
         shard.write_bytes(data)
@@ -133,7 +135,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage: str, digits: Path, tmp_path
 
 
 def test_a_diverging_run_says_where(digits: Path, tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"not finite at step \d+; last finite value") as caught:
+    with pytest.raises(DivergedError, match=r"not finite at step \d+; last finite loss") as caught:
         train(digits, tmp_path, config(recipe=recipe(optimizer="sgd", lr=1e30, warmup=0, grad_clip=0)))
     assert caught.value.step <= 10
 

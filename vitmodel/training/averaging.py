@@ -47,6 +47,16 @@ def average_statistics(engine: Any, decay: float) -> None:
         averages[name] = torch.lerp(value, averages[name].to(value), decay) if decay else value.clone()
 
 
+def averaged_statistics(engine: Any) -> dict[str, Tensor]:
+    """The averages of the running statistics, live, for a checkpoint to hold and to fill; none where nothing is averaged."""
+    averages: dict[str, Tensor] | None = engine.optimizer.param_groups[0].get(STATISTICS)
+    if averages is None:
+        return {}
+    for name, value in _statistics(engine.module).items():
+        averages.setdefault(name, value.clone())
+    return averages
+
+
 @torch.no_grad()
 def synchronise_averages(engine: Any) -> None:
     """The mean of the workers' averaged statistics, on every worker: wherever the statistics themselves are synchronised."""

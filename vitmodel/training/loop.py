@@ -1,13 +1,14 @@
 """THE training loop: `train` calls `train_step` calls `forward_backward`.
 
-It takes an engine, the data's order and two hooks, `report(metrics)` and `save(step)`, and knows nothing of who
-called it. Losses are summed on the device and fetched only where they are logged.
+It takes an engine, the data's order, a hook `report(metrics)` and a `Control` that saves and stops, and knows nothing of
+who called it. Losses stay on the device and are fetched only where the workers meet.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,27 +18,31 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vitmodel.config import Recipe
+from vitmodel.data.augment import normalise
 from vitmodel.data.mixing import Targets
 from vitmodel.data.order import Batch, hash_uint64
 from vitmodel.data.prepare import mix_of, prepare
 from vitmodel.data.reader import Dataset, Loaded
+from vitmodel.models.cnn import synchronise_statistics
 from vitmodel.schedule import learning_rate
-from vitmodel.training.averaging import average_statistics, decay_at, set_decay
+from vitmodel.training.averaging import average_statistics, decay_at, set_decay, synchronise_averages
+from vitmodel.training.control import Control
 from vitmodel.training.engine import device, set_learning_rate
 from vitmodel.training.objectives import Objective
 
 LOGS_PER_RUN = 40
 MAX_LOG_STEPS = 100
+FIXED_IMAGES = 8
 
 Metrics = dict[str, float]
 
 
 class DivergedError(Exception):
-    """The loss is no longer a number."""
+    """The loss or the norm of the gradients is no longer a number."""
 
     def __init__(self, step: int, last_finite: float | None) -> None:
         self.step, self.last_finite = step, last_finite
-        super().__init__(f"loss not finite at step {step}; last finite value {last_finite}")
+        super().__init__(f"loss or gradient not finite at step {step}; last finite loss {last_finite}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,37 +68,46 @@ def log_interval(steps: int) -> int:
 
 
 def train(
-    job: TrainJob, engine: Any, *, start_step: int, report: Callable[[Metrics], None], save: Callable[[int, bool], None]
+    job: TrainJob, engine: Any, control: Control, *, start_step: int, losses: Sequence[float], report: Callable[[Metrics], None]
 ) -> None:
-    """Train from `start_step` to the end. `save(step, last)` is called at log boundaries only. Raises DivergedError."""
+    """Train from `start_step`, `losses` being those since the last log entry before it, to the end.
+
+    Raises DivergedError, StoppedError, CheckpointError: each on all workers at the same step.
+    """
     engine.train()
     interval = log_interval(job.steps)
-    loss_sum = torch.zeros((), device=device())
-    last_loss, since = None, time.perf_counter()
+    means, last_loss = list(losses), None  # per step, over all workers
+    recent: list[Tensor] = []  # per step, of this worker, on the device
+    since, since_step = time.perf_counter(), start_step
     for step, loaded in enumerate(job.dataset.batches(_batches(job, start_step)), start_step):
         rate = learning_rate(job.recipe, step, job.steps)
         set_learning_rate(engine, rate)
-        loss_sum += train_step(job, engine, loaded, step)
-        if (step + 1) % interval and step + 1 < job.steps:
+        recent.append(train_step(job, engine, loaded, step))
+        done, is_last = step + 1, step + 1 == job.steps
+        is_log = is_last or done % interval == 0
+        if not control.is_due(done) and not is_log:
             continue
-        done = (step % interval) + 1
-        loss = _mean_over_workers(loss_sum / done, job.workers)
-        if not torch.isfinite(torch.tensor(loss)):
-            raise DivergedError(step + 1, last_loss)
-        now = time.perf_counter()
-        speed = done * job.recipe.batch_size / (now - since)
-        report(
-            {
-                "step": step + 1,
-                "train/loss": loss,
-                "train/learning_rate": rate,
-                "speed/images_per_second": speed,
-                "speed/flops_per_second": speed * job.flops_per_image,
-            }
-        )
-        save(step + 1, step + 1 == job.steps)
-        last_loss, since = loss, time.perf_counter()
-        loss_sum.zero_()
+        means += _means_over_workers(recent, job.workers)
+        recent.clear()
+        last_loss = _check_finite(means, done, last_loss)
+        if is_log:
+            now = time.perf_counter()
+            speed = (done - since_step) * job.recipe.batch_size / (now - since)
+            report(
+                {
+                    "step": done,
+                    "train/loss": sum(means) / len(means),
+                    "train/learning_rate": rate,
+                    "speed/images_per_second": speed,
+                    "speed/flops_per_second": speed * job.flops_per_image,
+                }
+            )
+            means.clear()
+            synchronise_averages(engine)
+            synchronise_statistics(engine.module)
+        control.meet(done, means, is_last=is_last)
+        if is_log:
+            since, since_step = time.perf_counter(), done
 
 
 def train_step(job: TrainJob, engine: Any, loaded: Loaded, step: int) -> Tensor:
@@ -114,6 +128,10 @@ def train_step(job: TrainJob, engine: Any, loaded: Loaded, step: int) -> Tensor:
         engine.step()
     if job.recipe.ema:
         average_statistics(engine, decay)
+    norm = engine.get_global_grad_norm()  # None where nothing needs it: then a bad gradient shows in the next step's loss
+    if norm is not None:  # DeepSpeed says -1 or infinity for one that is no number, and may leave the step out silently
+        norm = torch.as_tensor(norm, device=loss_sum.device)
+        loss_sum = torch.where((norm >= 0) & (norm < math.inf), loss_sum, math.nan)
     return loss_sum * job.micro_batch / share
 
 
@@ -130,7 +148,30 @@ def _batches(job: TrainJob, start_step: int) -> Iterator[Batch]:
         yield order.batch(step, job.recipe.batch_size, job.worker, job.workers)
 
 
-def _mean_over_workers(value: Tensor, workers: int) -> float:
+def _means_over_workers(losses: list[Tensor], workers: int) -> list[float]:
+    """Each step's loss as the mean over all workers. Collective."""
+    stacked = torch.stack(losses).double()
     if workers > 1:
-        dist.all_reduce(value)
-    return float(value) / workers
+        dist.all_reduce(stacked)
+    return [float(loss) / workers for loss in stacked.tolist()]
+
+
+def _check_finite(means: list[float], done: int, last_loss: float | None) -> float | None:
+    """The last of the losses of the steps up to `done`. Raises DivergedError at the first that is no number."""
+    for step, loss in enumerate(means, done - len(means) + 1):
+        if not math.isfinite(loss):
+            raise DivergedError(step, last_loss)
+        last_loss = loss
+    return last_loss
+
+
+@torch.no_grad()
+def fixed_batch_loss(job: TrainJob, engine: Any) -> float:
+    """The loss on the training split's first images: the same for equal weights, whatever the workers. Collective."""
+    samples = np.arange(min(FIXED_IMAGES, job.dataset.size))
+    loaded = job.dataset.load(Batch(samples, np.zeros_like(samples)))
+    images, labels = normalise(loaded.images, device()), torch.from_numpy(loaded.labels).to(device())
+    engine.eval()
+    losses = job.objective.scores(engine, images, labels, samples)["eval/loss"]
+    engine.train()
+    return float(losses.mean())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,11 +24,13 @@ from vitmodel.models.cnn import synchronise_statistics
 from vitmodel.models.interchange import import_weights
 from vitmodel.models.masked import encoder_weights
 from vitmodel.models.weights import load_for_transfer, save_weights
-from vitmodel.training import checkpoint
-from vitmodel.training.averaging import synchronise_averages, use_average
-from vitmodel.training.engine import device, ensure_process_group, full_weights, make_engine
+from vitmodel.training.averaging import averaged_statistics, synchronise_averages, use_average
+from vitmodel.training.checkpoint import CheckpointPolicy, Writer, load_newest
+from vitmodel.training.control import Control
+from vitmodel.training.engine import device, ensure_process_group, full_weights, make_engine, resolve_precision
 from vitmodel.training.evaluate import evaluate, features, mean_scores
-from vitmodel.training.loop import Metrics, TrainJob, train
+from vitmodel.training.guard import StallGuard
+from vitmodel.training.loop import DivergedError, Metrics, TrainJob, fixed_batch_loss, train
 from vitmodel.training.objectives import make_objective
 from vitmodel.training.probe import LinearProbe, first_shots
 from vitmodel.training.skipped import counting, share
@@ -35,6 +38,8 @@ from vitmodel.weightfile import content_hash
 
 WEIGHTS_FILE = "model.safetensors"
 EVAL_BATCH = 256
+CHECKPOINTS, STACKS = "checkpoints", "stacks"
+MISMATCH = {"fp32": 1e-4, "bf16": 1e-2}  # by how much the loss on the fixed batch may differ: other hardware rounds otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,28 +52,37 @@ class Context:
     micro_batch: int = 1
     zero_stage: int = 0
     activation_checkpointing: bool = False
-    checkpoint_seconds: float = 600.0
+    checkpoint: CheckpointPolicy = field(default_factory=CheckpointPolicy)
+    stall_seconds: float | None = None  # without progress for so long, this process writes its stacks and ends
+    on_stall: Callable[[], None] = field(default=lambda: None)
+    should_stop: Callable[[], bool] = field(default=lambda: False)  # asked now and then, on every worker
     reading: Reading = field(default_factory=Reading)
     report: Callable[[Metrics], None] = field(default=lambda metrics: None)
+
+
+class CheckpointMismatchError(Exception):
+    """A checkpoint whose checksums are met does not give the loss that it was written with."""
 
 
 def execute(config: RunConfig, context: Context) -> Metrics:
     """Do the run and return its final metrics. Collective over the process group; worker 0 writes the weights.
 
-    Raises DivergedError, UserError for data or weights that do not fit.
+    Raises DivergedError, StoppedError, CheckpointError, CheckpointMismatchError, UserError for data or weights that do not fit.
     """
     worker, workers = ensure_process_group()
     started = time.perf_counter()
-    if config.phase == "import":
-        metrics = _import(config, context) if worker == 0 else {}
-    elif config.phase == "probe":
-        metrics = _probe(config, context)
-    else:
-        metrics = _train(config, context, worker, workers)
+    stacks = context.folder / STACKS / f"{time.time():.0f}-worker-{worker}.txt"
+    with StallGuard(context.stall_seconds, stacks, context.on_stall) as guard:
+        if config.phase == "import":
+            metrics = _import(config, context) if worker == 0 else {}
+        elif config.phase == "probe":
+            metrics = _probe(config, context, guard)
+        else:
+            metrics = _train(config, context, guard, worker, workers)
     return {**metrics, "time/run_seconds": time.perf_counter() - started}
 
 
-def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Metrics:
+def _train(config: RunConfig, context: Context, guard: StallGuard, worker: int, workers: int) -> Metrics:
     assert config.recipe is not None
     recipe = config.recipe
     module = build_for_training(
@@ -98,10 +112,26 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
         micro_batch=context.micro_batch,
         flops_per_image=TRAIN_FACTOR * forward_flops(config.model, config.image_size, config.classes, config.objective),
     )
-    start_step = checkpoint.resume(engine, context.folder / "checkpoints", worker=worker, workers=workers)
+    beat = guard.beat
+    beat()
+    start_step, losses = _resume(job, engine, context)
+    writer = Writer(context.folder / CHECKPOINTS, context.checkpoint.keep, worker, workers)
+
+    def save(step: int, losses: list[float]) -> None:
+        synchronise_averages(engine)
+        synchronise_statistics(engine.module)
+        facts = {"step": step, "next_batch": step, "losses": losses, "fixed_batch_loss": fixed_batch_loss(job, engine)}
+        writer.save(engine, averaged_statistics(engine), facts)
+
+    control = Control(
+        policy=context.checkpoint, writer=writer, save=save, workers=workers, should_stop=context.should_stop, beat=beat
+    )
     started = time.perf_counter()
     report = counting(context.report, dataset.bad, context.folder, worker, workers)
-    train(job, engine, start_step=start_step, report=report, save=_saver(engine, context, worker, workers))
+    try:
+        train(job, engine, control, start_step=start_step, losses=losses, report=report)
+    finally:
+        writer.abandon()
     train_seconds = time.perf_counter() - started
     if recipe.ema:
         use_average(engine)  # what is evaluated and kept
@@ -112,14 +142,21 @@ def _train(config: RunConfig, context: Context, worker: int, workers: int) -> Me
             save_weights(kept, context.folder / WEIGHTS_FILE, config.model)
     engine.eval()
     held_out = _eval_split(config, context)
+
+    def scores(images: Tensor, labels: Tensor, samples: np.ndarray) -> dict[str, Tensor]:
+        guard.beat()
+        return job.objective.scores(engine, images, labels, samples)
+
     result = mean_scores(
-        partial(job.objective.scores, engine),
+        scores,
         held_out,
         batch_size=EVAL_BATCH,
         worker=worker,
         workers=workers,
     )
     engine.destroy()
+    if not math.isfinite(result["eval/loss"]):  # the last step's gradient
+        raise DivergedError(config.steps, None)
     skipped = _skipped(context, dataset, held_out, worker, workers)
     return {**result, **skipped, "time/train_seconds": train_seconds, "start_step": start_step}
 
@@ -166,24 +203,27 @@ def _import(config: RunConfig, context: Context) -> Metrics:
     return {"import/tensors": float(len(state))}
 
 
-def _saver(engine: Any, context: Context, worker: int, workers: int) -> Callable[[int, bool], None]:
-    """`save(step, last)` that writes a checkpoint when the interval is over; worker 0's clock decides for all."""
-    clock = [time.monotonic()]
+def _resume(job: TrainJob, engine: Any, context: Context) -> tuple[int, list[float]]:
+    """(step, losses since the last log entry) of the newest whole checkpoint, (0, []) without one. Collective.
 
-    def save(step: int, last: bool) -> None:
-        synchronise_averages(engine)
-        synchronise_statistics(engine.module)  # at least before every checkpoint, and after the last step
-        due = torch.tensor(float(time.monotonic() - clock[0] >= context.checkpoint_seconds), device=device())
-        if workers > 1:
-            dist.broadcast(due, src=0)
-        if due and not last:
-            checkpoint.save_checkpoint(engine, context.folder / "checkpoints", step, worker=worker, workers=workers)
-            clock[0] = time.monotonic()
+    Raises CheckpointMismatchError where the weights that were read do not give the loss that was written.
+    """
+    manifest = load_newest(
+        engine, averaged_statistics(engine), context.folder / CHECKPOINTS, worker=job.worker, workers=job.workers
+    )
+    if manifest is None:
+        return 0, []
+    written = manifest["fixed_batch_loss"]
+    difference = torch.tensor(abs(fixed_batch_loss(job, engine) - written), dtype=torch.float64, device=device())
+    if job.workers > 1:
+        dist.all_reduce(difference, op=dist.ReduceOp.MAX)
+    allowed = MISMATCH[resolve_precision(job.recipe)] * max(1.0, abs(written))
+    if not difference <= allowed:
+        raise CheckpointMismatchError(f"checkpoint-mismatch: fixed-batch loss off by {float(difference):.3g} from {written}")
+    return manifest["step"], manifest["losses"]
 
-    return save
 
-
-def _probe(config: RunConfig, context: Context) -> Metrics:
+def _probe(config: RunConfig, context: Context, guard: StallGuard) -> Metrics:
     assert config.shots is not None
     assert context.parent_weights is not None
     worker, workers = dist.get_rank(), dist.get_world_size()
@@ -192,12 +232,17 @@ def _probe(config: RunConfig, context: Context) -> Metrics:
     module = module.to(device()).eval()
     dataset = _train_split(config, context)
     shots = first_shots(dataset.labels, config.classes, config.shots)
-    few_shot = features(module.features, dataset, shots, batch_size=EVAL_BATCH)
+
+    def represent(images: Tensor) -> Tensor:
+        guard.beat()
+        return module.features(images)
+
+    few_shot = features(represent, dataset, shots, batch_size=EVAL_BATCH)
     probe = LinearProbe(few_shot, torch.from_numpy(dataset.labels[shots]), config.classes)
 
     def forward(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return probe(module.features(images).float().cpu()).to(device())
+            return probe(represent(images).float().cpu()).to(device())
 
     held_out = _eval_split(config, context)
     result = evaluate(

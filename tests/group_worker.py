@@ -1,0 +1,90 @@
+"""What a test starts with torchrun: trainings one after the other in one group of processes, and mishaps on demand.
+
+torchrun ... group_worker.py JOBS.json     (each job: see `tests/test_checkpoints.py`; results go beside its folder)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vitmodel.config import RunConfig
+from vitmodel.training import checkpoint
+from vitmodel.training.checkpoint import CheckpointError, CheckpointPolicy
+from vitmodel.training.control import StoppedError
+from vitmodel.training.engine import ensure_process_group, leave_process_group
+from vitmodel.training.run import Context, execute
+
+WRITE = checkpoint.write_tensors
+
+
+def train(job: dict[str, Any]) -> None:
+    """One training until its end, its `stop` or its mishap; worker 0 says what came of it."""
+    seen: list[dict[str, float]] = []
+    context = Context(
+        folder=Path(job["folder"]),
+        data_root=Path(job["data"]),
+        micro_batch=job["micro_batch"],
+        zero_stage=job["zero_stage"],
+        checkpoint=CheckpointPolicy(seconds=None, steps=job["save_steps"]),
+        report=seen.append,
+        should_stop=at_second_asking(seen, job["stop"]),
+    )
+    ended = "done"
+    try:
+        execute(RunConfig.model_validate_json(json.dumps(job["config"])), context)
+    except (StoppedError, CheckpointError) as error:
+        ended = f"{type(error).__name__}: {error}"
+    losses = {entry["step"]: entry["train/loss"] for entry in seen}
+    Path(f"{job['folder']}-{job['name']}-{dist.get_rank()}.json").write_text(json.dumps({"ended": ended, "losses": losses}))
+
+
+def at_second_asking(seen: list[dict[str, float]], step: float) -> Callable[[], bool]:
+    """Ask to stop where the workers meet for the second time after this step is logged: not where something is logged."""
+    asked: list[int] = []
+
+    def ask() -> bool:
+        if seen and seen[-1]["step"] >= step:
+            asked.append(1)
+        return len(asked) > 1
+
+    return ask
+
+
+def mishap(kind: str) -> None:
+    """From now on, what worker 1 writes ends badly."""
+    if kind and dist.get_rank() == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # the disk is full from here
+    if kind == "kill":
+
+        def half(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str | int]:
+            try:
+                return WRITE(path, tensors)
+            except OSError:
+                os.kill(os.getpid(), signal.SIGKILL)
+                raise
+
+        checkpoint.write_tensors = half
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    ensure_process_group()
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        mishap(job.get("mishap", ""))
+        train(job)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    leave_process_group()
+
+
+if __name__ == "__main__":
+    main()

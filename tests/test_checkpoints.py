@@ -1,0 +1,234 @@
+"""Checkpoints, with real groups of processes: written together, read by any number of workers, surviving kill and full disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, clean_environment
+from group_worker import at_second_asking
+from safetensors.torch import load_file, save_file
+
+from vitmodel.config import DataRef, Recipe, RunConfig, ViTConfig
+from vitmodel.data.generated import DigitsConfig
+from vitmodel.data.shards import pack
+from vitmodel.training.checkpoint import CheckpointPolicy, complete_checkpoints
+from vitmodel.training.control import StoppedError
+from vitmodel.training.run import CheckpointMismatchError, Context, execute
+from vitmodel.training.shardfile import is_whole, write_tensors
+from vitmodel.training.state import Stitched
+
+VIT = ViTConfig(family="vit", variant="v", width=24, depth=1, mlp_dim=40, heads=2, patch=8)
+STEPS, SAVE = 80, 13  # a log entry every second step: 13 lies between two
+STAGES = (0, 1, 2, 3)
+
+
+def config(**recipe: Any) -> RunConfig:
+    base = {"preset": "t", "optimizer": "adamw", "lr": 3e-3, "batch_size": 32, "schedule": "cosine", "warmup": 0.1}
+    data = DataRef(name="d", identity="i", size=1000, lanes=4, window=256, eval_split="test")
+    keys = {"grad_clip": 1.0, "weight_decay": 0.05, **recipe}
+    return RunConfig(
+        phase="pretrain", model=VIT, image_size=16, classes=10, data=data, seed=0, steps=STEPS,
+        recipe=Recipe.model_validate({**base, **keys}),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "digits"
+    pack(DigitsConfig(generate="digits", image_size=16), root)
+    return root
+
+
+def alone(run: RunConfig, folder: Path, data: Path, *, stage: int = 0, stop: float = 1e9, keep: int = 2) -> dict[int, float]:
+    """One worker, in this process: the losses until `stop`."""
+    seen: list[dict[str, float]] = []
+    folder.mkdir(exist_ok=True)
+    context = Context(
+        folder=folder,
+        data_root=data,
+        micro_batch=16,
+        zero_stage=stage,
+        checkpoint=CheckpointPolicy(seconds=None, steps=SAVE, keep=keep),
+        report=seen.append,
+        should_stop=at_second_asking(seen, stop),
+    )
+    try:
+        execute(run, context)
+    except StoppedError:
+        assert stop < STEPS
+    return {int(entry["step"]): entry["train/loss"] for entry in seen}
+
+
+def together(workers: int, jobs: list[dict[str, Any]], data: Path, tmp: Path, *, dies: bool = False) -> None:
+    """These trainings, by a group of processes over gloo."""
+    base = {"config": config().model_dump(mode="json"), "data": str(data), "micro_batch": 32 // workers, "save_steps": SAVE}
+    path = tmp / f"jobs-{workers}-{jobs[0]['name']}.json"
+    path.write_text(json.dumps([{**base, **job} for job in jobs]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    environment = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, str(ROOT / "tests/group_worker.py"), str(path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode != 0) == dies, done.stderr[-3000:]
+
+
+def said(folder: Path, name: str, worker: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(f"{folder}-{name}-{worker}.json").read_text())
+    return {"ended": found["ended"], "losses": {int(step): loss for step, loss in found["losses"].items()}}
+
+
+@pytest.fixture(scope="module")
+def unbroken(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    return alone(config(), tmp_path_factory.mktemp("unbroken"), digits)
+
+
+@pytest.fixture(scope="module")
+def written_by_two(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder for every ZeRO stage, each stopped by a group of two at step 13; and one whose disk was full at step 26."""
+    tmp = tmp_path_factory.mktemp("two")
+    for stage in STAGES:
+        (tmp / f"zero{stage}").mkdir()
+    (tmp / "full").mkdir()
+    jobs: list[dict[str, Any]] = [
+        {"folder": str(tmp / f"zero{stage}"), "zero_stage": stage, "name": "a", "stop": 12} for stage in STAGES
+    ]
+    jobs += [
+        {"folder": str(tmp / "full"), "zero_stage": 1, "name": "a", "stop": 12},
+        {"folder": str(tmp / "full"), "zero_stage": 1, "name": "b", "stop": 1e9, "mishap": "full disk"},
+    ]
+    together(2, jobs, digits, tmp)
+    return tmp
+
+
+def check_curve(found: dict[int, float], unbroken: dict[int, float]) -> None:
+    assert found
+    assert all(abs(loss - unbroken[step]) <= 1e-3 for step, loss in found.items())
+
+
+def test_any_number_of_workers_goes_on_at_any_stage(
+    written_by_two: Path, unbroken: dict[int, float], digits: Path, tmp_path: Path
+) -> None:
+    """2 to 1 and 2 to 4 at every stage; then 1 to 2, each at another stage than it was written at."""
+    for stage in STAGES:
+        folder = written_by_two / f"zero{stage}"
+        assert said(folder, "a")["ended"].startswith("StoppedError: stopped at step 13")
+        check_curve(said(folder, "a")["losses"], unbroken)
+        for copy in ("one", "four"):
+            shutil.copytree(folder, tmp_path / f"{copy}{stage}")
+        found = alone(config(), tmp_path / f"one{stage}", digits, stage=stage, stop=26)
+        assert min(found) == 14
+        check_curve(found, unbroken)
+    together(
+        4, [{"folder": str(tmp_path / f"four{s}"), "zero_stage": s, "name": "b", "stop": 20} for s in STAGES], digits, tmp_path
+    )
+    others = [{"folder": str(tmp_path / f"one{s}"), "zero_stage": (s + 1) % 4, "name": "c", "stop": 32} for s in STAGES]
+    together(2, others, digits, tmp_path)
+    for stage in STAGES:
+        for folder, name, first in ((tmp_path / f"four{stage}", "b", 14), (tmp_path / f"one{stage}", "c", 30)):
+            found = said(folder, name)["losses"]
+            assert min(found) == first
+            check_curve(found, unbroken)
+
+
+def test_a_manifest_says_what_it_is_a_checkpoint_of(written_by_two: Path) -> None:
+    (path,) = complete_checkpoints(written_by_two / "zero2/checkpoints")
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert (manifest["step"], manifest["next_batch"], manifest["workers"], manifest["zero_stage"]) == (13, 13, 2, 2)
+    assert len(manifest["losses"]) == 1
+    assert manifest["fixed_batch_loss"] > 0
+    assert sorted(path.iterdir()) == sorted(path / name for name in (*manifest["files"], "COMPLETE", "manifest.json"))
+    assert all(is_whole(path / name, facts) for name, facts in manifest["files"].items())
+    parts = [load_file(path / name) for name in manifest["files"]]
+    sizes = [sum(tensor.numel() for tensor in part.values()) for part in parts]
+    assert max(sizes) < 1.2 * min(sizes), "each worker writes its own part"
+
+
+def test_a_full_disk_fails_all_workers_together(written_by_two: Path, unbroken: dict[int, float], digits: Path) -> None:
+    folder = written_by_two / "full"
+    ends = [said(folder, "b", worker)["ended"] for worker in (0, 1)]
+    assert ends[0] == "CheckpointError: a checkpoint could not be written: on another worker"
+    assert "File too large" in ends[1]
+    assert said(folder, "b", 0)["losses"].keys() == said(folder, "b", 1)["losses"].keys()
+    assert [path.name[:14] for path in complete_checkpoints(folder / "checkpoints")] == ["step-000000013"]
+    found = alone(config(), folder, digits, stop=20)
+    assert min(found) == 14
+    check_curve(found, unbroken)
+    assert len(list((folder / "checkpoints").iterdir())) == 2, "what was half written is gone"
+
+
+def test_kill_9_during_a_save(unbroken: dict[int, float], digits: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    jobs: list[dict[str, Any]] = [
+        {"folder": str(folder), "zero_stage": 2, "name": "a", "stop": 12},
+        {"folder": str(folder), "zero_stage": 2, "name": "b", "stop": 1e9, "mishap": "kill"},
+    ]
+    together(2, jobs, digits, tmp_path, dies=True)
+    left = {path.name[:14] for path in (folder / "checkpoints").iterdir()}
+    assert left == {"step-000000013", "step-000000026"}, "it was killed in the middle of its second save"
+    assert [path.name[:14] for path in complete_checkpoints(folder / "checkpoints")] == ["step-000000013"]
+    found = alone(config(), folder, digits)
+    assert min(found) == 14
+    check_curve(found, unbroken)
+
+
+@pytest.mark.parametrize(("precision", "stage", "optimizer"), [("bf16", 1, "adamw"), ("bf16", 3, "adamw"), ("fp32", 2, "sgd")])
+def test_the_same_group_goes_on_to_the_bit(precision: str, stage: int, optimizer: str, digits: Path, tmp_path: Path) -> None:
+    run = config(precision=precision, optimizer=optimizer)
+    whole = alone(run, tmp_path / "whole", digits, stage=stage, stop=26)
+    first = alone(run, tmp_path / "cut", digits, stage=stage, stop=12)
+    assert {**first, **alone(run, tmp_path / "cut", digits, stage=stage, stop=26)} == whole
+
+
+def test_retention_and_what_is_moved_aside(digits: Path, tmp_path: Path) -> None:
+    alone(config(), tmp_path, digits, stop=64, keep=3)
+    folder = tmp_path / "checkpoints"
+    assert [path.name[5:14] for path in complete_checkpoints(folder)] == ["000000039", "000000052", "000000065"]
+    newest = complete_checkpoints(folder)[-1]
+    shard = next(newest.glob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert min(alone(config(), tmp_path, digits)) == 54
+    assert (folder / f"damaged-{newest.name}").is_dir()
+
+
+def test_weights_that_do_not_give_the_written_loss_are_refused(digits: Path, tmp_path: Path) -> None:
+    """Checksums met, and still another model: the loss on the fixed batch finds it."""
+    alone(config(), tmp_path, digits, stop=12)
+    (path,) = complete_checkpoints(tmp_path / "checkpoints")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (name,) = manifest["files"]
+    tensors = {key: tensor * 2 if key.startswith("weight") else tensor for key, tensor in load_file(path / name).items()}
+    manifest["files"][name] = write_tensors(path / name, tensors)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointMismatchError, match="checkpoint-mismatch: fixed-batch loss off by"):
+        alone(config(), tmp_path, digits)
+
+
+def test_a_shard_is_what_the_library_would_have_written(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(7), "b": torch.arange(3), "c": torch.randn(5).bfloat16(), "d": torch.empty(0)}
+    facts = write_tensors(tmp_path / "ours.safetensors", tensors)
+    save_file(tensors, tmp_path / "theirs.safetensors")
+    assert is_whole(tmp_path / "ours.safetensors", facts)
+    ours, theirs = (load_file(tmp_path / f"{who}.safetensors") for who in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+
+
+def test_ranges_are_found_however_they_were_cut() -> None:
+    values, stitched = torch.arange(10), Stitched()
+    for start, end in ((4, 9), (0, 4), (9, 10)):
+        stitched.add("weight", "x", start, end - start, lambda a, b, part=values[start:end]: part[a:b])
+    for start in range(10):
+        for count in range(1, 11 - start):
+            assert torch.equal(stitched.read("weight", "x", start, count), values[start : start + count])
+    with pytest.raises(KeyError, match="10 of 11 elements"):
+        stitched.read("weight", "x", 0, 11)

@@ -1,0 +1,275 @@
+"""What a run does about mishaps: a budget for each kind, smaller micro-batches, the stacks of a stall, limits within a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, Change, WriteStudy, clean_environment
+
+from orchestrator import launch, results, worker
+from orchestrator.attempts import Attempt, End, Next, attempts_of, next_attempt
+from orchestrator.elastic import fitting, sizes
+from orchestrator.endurance import Checkpoint, Retries
+from orchestrator.plan import Bundle
+from orchestrator.store import State, Store, write_json
+from orchestrator.study import Prepared, prepare
+from vitmodel.data.shards import pack
+from vitmodel.training import loop
+from vitmodel.training.guard import STALLED_EXIT
+
+F, K, P, M, S, X = End.FAILURE, End.KILLED, End.PREEMPTION, End.OOM, End.STALL, End.FINAL
+BUNDLE_WORKER = ROOT / "tests/bundle_worker.py"
+BUDGETS = Retries(failures=2, preemptions=3, oom=2, stalls=1, pause_seconds=5.0)
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ([], Next(micro_batch=16, pause_seconds=0)),
+        ([F], Next(micro_batch=16, pause_seconds=5)),
+        ([F, K], Next(micro_batch=16, pause_seconds=10)),
+        ([F, K, F], Next(failure=State.FAILED, reason="after 3 attempts: r")),
+        ([P, P, P], Next(micro_batch=16, pause_seconds=20)),
+        ([P, P, P, P], Next(failure=State.FAILED, reason="preempted 4 times: r")),
+        ([P, P, F], Next(micro_batch=16, pause_seconds=20)),
+        ([M], Next(micro_batch=8, pause_seconds=0)),
+        ([M, M], Next(micro_batch=4, pause_seconds=0)),
+        ([M, M, M], Next(failure=State.FAILED, reason="oom: r")),
+        ([S], Next(micro_batch=16, pause_seconds=5)),
+        ([S, S], Next(failure=State.STALLED, reason="r")),
+        ([End.STOPPED], Next(micro_batch=16, pause_seconds=0)),
+        ([X], Next(failure=State.FAILED, reason="r")),
+    ],
+)
+def test_each_kind_of_mishap_has_its_budget(ends: list[End], expected: Next) -> None:
+    micro, attempts = 16, []
+    for end in ends:
+        attempts.append(Attempt(end=end, reason="r", micro_batch=micro))
+        micro = micro // 2 if end is M else micro
+    assert next_attempt(attempts, 0, BUDGETS, planned_micro_batch=16, share=32) == expected
+    again = next_attempt(attempts, len(attempts), BUDGETS, planned_micro_batch=16, share=32)
+    assert again.failure is None, "a new session is a new chance"
+    assert again.micro_batch == micro, "what memory holds is remembered"
+
+
+def test_a_micro_batch_divides_the_share_and_ends_at_one() -> None:
+    def following(micro: int, share: int) -> Next:
+        return next_attempt([Attempt(end=M, micro_batch=micro)], 0, BUDGETS, planned_micro_batch=99, share=share)
+
+    assert following(9, 18).micro_batch == 3
+    assert following(2, 18).micro_batch == 1
+    assert following(1, 18).failure is State.FAILED
+
+
+def test_intervals_of_time_or_steps() -> None:
+    kept = {text: (c.seconds, c.steps) for text in ("10 min", "90 s", "1.5 h", "500 steps") for c in [Checkpoint(every=text)]}
+    assert kept == {"10 min": (600, None), "90 s": (90, None), "1.5 h": (5400, None), "500 steps": (None, 500)}
+    for wrong in ("10", "0 min", "ten min", "5 epochs", "0 steps"):
+        with pytest.raises(ValueError, match="an interval is a time"):
+            Checkpoint(every=wrong)
+
+
+# --- one worker, in this process -----------------------------------------------------------------------------------
+
+
+def one_cell(content: dict[str, Any]) -> None:
+    """One ViT, pretrained and fine-tuned once."""
+    content["pretrain"].update(sizes=[128], models=content["pretrain"]["models"][:1], lengths=[{"steps": 24}])
+    content["transfer"]["epochs"] = [1]
+    del content["probe"]
+    content["on_failure"] = {"retries": {"failures": 1, "oom": 2, "pause_seconds": 0}}
+    content["resources"] = {"checkpoint": {"every": "4 steps"}}
+
+
+def make_bundle(write_study: WriteStudy, storage: Path, change: Change) -> tuple[Prepared, dict[str, Any]]:
+    """A planned study with its data, and the payload of its only bundle."""
+    prepared = prepare(write_study(change), str(storage))
+    for name, spec in prepared.file.study.datasets.items():
+        pack(spec, Path(prepared.plan.datasets[name]))
+    write_json(prepared.store.study("tiny") / "plan.json", prepared.data)
+    (bundle,) = prepared.bundles
+    return prepared, launch.bundle_payload(prepared.file.study, prepared.plan, bundle, prepared.store)
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
+    """A device whose memory holds micro-batches of this size."""
+    forward_backward = loop.forward_backward
+
+    def limited(job: Any, engine: Any, images: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(images) > largest:
+            raise torch.OutOfMemoryError(f"{len(images)} images are too many")
+        return forward_backward(job, engine, images, *rest)
+
+    monkeypatch.setattr(loop, "forward_backward", limited)
+
+
+def work_as_ray_would(bundle: dict[str, Any]) -> None:
+    """The group again and again, as long as it ends with an error and may be started again."""
+    for _ in range(bundle["group_failures"] + 1):
+        try:
+            worker.work(bundle)
+            return
+        except Exception:
+            continue
+
+
+def test_out_of_memory_halves_the_micro_batch(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, bundle = make_bundle(write_study, tmp_path / "runs", one_cell)
+    limit_memory(monkeypatch, 8)
+    work_as_ray_would(bundle)
+    frame = results.collect(prepared.store.root, "tiny")
+    assert set(frame["status"]) == {"DONE"}
+    assert frame.set_index("phase")["micro_batch"].to_dict() == {"pretrain": 8, "finetune": 8}
+    pretrain = prepared.store.run(frame["run_id"][0])
+    assert [(a.end, a.micro_batch) for a in attempts_of(pretrain)][:2] == [(M, 32), (M, 16)]
+    assert not (pretrain.path / "checkpoints").exists(), "checkpoints of a run that is done are nobody's"
+
+
+def test_out_of_memory_at_last_is_a_failure(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, bundle = make_bundle(write_study, tmp_path / "runs", one_cell)
+    limit_memory(monkeypatch, 0)
+    work_as_ray_would(bundle)
+    frame = results.collect(prepared.store.root, "tiny").set_index("phase")
+    assert frame["status"].to_dict() == {"pretrain": "FAILED", "finetune": "SKIPPED"}
+    assert frame["reason"]["pretrain"].startswith("oom: OutOfMemoryError: 8 images are too many")
+    assert frame["attempts"]["pretrain"] == 3
+
+
+def test_an_error_is_tried_again_from_the_checkpoint(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, bundle = make_bundle(write_study, tmp_path / "runs", one_cell)
+    train_step, met = loop.train_step, []
+
+    def flaky(job: Any, engine: Any, loaded: Any, step: int) -> torch.Tensor:
+        if step == 13 and not met:
+            met.append(step)
+            raise ConnectionError("the storage was away")
+        return train_step(job, engine, loaded, step)
+
+    monkeypatch.setattr(loop, "train_step", flaky)
+    worker.work(bundle)
+    frame = results.collect(prepared.store.root, "tiny")
+    assert frame[["status", "attempts"]].to_numpy().tolist() == [["DONE", 2], ["DONE", 1]]
+    pretrain = prepared.store.run(frame["run_id"][0])
+    result = pretrain.result()
+    assert result is not None
+    assert result["metrics"]["start_step"] in (8, 12)
+    assert "the storage was away" in attempts_of(pretrain)[0].reason
+
+
+def test_a_spent_budget_stops_a_run_under_way_and_a_larger_one_goes_on(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, bundle = make_bundle(write_study, tmp_path / "runs", one_cell)
+    monkeypatch.setattr(worker, "ASK_SECONDS", 0.0)
+    stop, train_step = prepared.store.study("tiny") / "stop.json", loop.train_step
+
+    def watched(job: Any, engine: Any, loaded: Any, step: int) -> torch.Tensor:
+        if step == 6:
+            write_json(stop, {"state": "BUDGET", "reason": "limit of 1 GPU-hours"})
+        return train_step(job, engine, loaded, step)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    worker.work(bundle)
+    frame = results.collect(prepared.store.root, "tiny").set_index("phase")
+    assert frame["status"].to_dict() == {"pretrain": "BUDGET", "finetune": "BUDGET"}
+    monkeypatch.setattr(loop, "train_step", train_step)
+    stop.unlink()
+    (planned,) = prepared.bundles
+    worker.work(launch.bundle_payload(prepared.file.study, prepared.plan, planned, prepared.store))
+    result = prepared.store.run(frame["run_id"]["pretrain"]).result()
+    assert result is not None
+    assert result["metrics"]["start_step"] == 7, "the step at which it was stopped"
+
+
+def test_a_gradient_that_is_no_number_is_seen_where_the_loss_is_still_one(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def staged(content: dict[str, Any]) -> None:
+        one_cell(content)
+        content["resources"]["zero_stage"] = 2
+
+    prepared, bundle = make_bundle(write_study, tmp_path / "runs", staged)
+    forward_backward, steps = loop.forward_backward, []
+
+    def poisoned(job: Any, engine: Any, *rest: Any) -> torch.Tensor:
+        steps.append(1)
+        if len(steps) == 6:
+            handle = next(engine.module.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+            loss = forward_backward(job, engine, *rest)
+            handle.remove()
+            return loss
+        return forward_backward(job, engine, *rest)
+
+    monkeypatch.setattr(loop, "forward_backward", poisoned)
+    worker.work(bundle)
+    frame = results.collect(prepared.store.root, "tiny").set_index("phase")
+    assert frame["status"].to_dict() == {"pretrain": "DIVERGED", "finetune": "SKIPPED"}
+    assert "not finite at step 6; last finite loss" in frame["reason"]["pretrain"]
+    assert frame["attempts"]["pretrain"] == 1, "it would diverge again"
+
+
+# --- two workers, processes of their own ---------------------------------------------------------------------------
+
+
+def test_a_notice_and_a_stall_of_one_worker_are_survived_by_all(write_study: WriteStudy, tmp_path: Path) -> None:
+    """SIGTERM to one of two: both save at one step and go on from it. One hangs: the stacks of both stay, both start again."""
+
+    def change(content: dict[str, Any]) -> None:
+        one_cell(content)
+        content["resources"] |= {"workers": 2, "zero_stage": 1, "stall_minutes": 0.15, "checkpoint": {"every": "1 h"}}
+
+    prepared, bundle = make_bundle(write_study, tmp_path / "runs", change)
+    pretrain, finetune = (item["run_id"] for item in bundle["runs"])
+    (tmp_path / "bundle.json").write_text(json.dumps(bundle))
+    (tmp_path / "mishaps.json").write_text(json.dumps({pretrain: "sigterm", finetune: "stall"}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(BUNDLE_WORKER)]
+    ends = []
+    while len(ends) < 3:  # as Ray Train would start them again
+        done = subprocess.run(
+            [*command, str(tmp_path / "bundle.json"), str(tmp_path / "mishaps.json")],
+            env={**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        ends.append(done.stderr)
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"exitcode  : {STALLED_EXIT}" in ends[1]
+    frame = results.collect(prepared.store.root, "tiny")
+    assert frame[["status", "attempts", "workers"]].to_numpy().tolist() == [["DONE", 2, 2]] * 2
+    told, hung = (prepared.store.run(run_id) for run_id in (pretrain, finetune))
+    first = attempts_of(told)[0]
+    assert (first.end, first.reason) == (P, "stopped at step 10 by a preemption notice")
+    result = told.result()
+    assert result is not None
+    assert result["metrics"]["start_step"] == 10
+    assert attempts_of(hung)[0].end is S
+    stacks = [path.read_text() for path in sorted((hung.path / "stacks").iterdir())]
+    assert len(stacks) == 2
+    assert any("in step" in text for text in stacks), "the one that sleeps"
+
+
+# --- groups that grow and shrink -----------------------------------------------------------------------------------
+
+
+def test_only_sizes_that_give_the_exact_batch(write_study: WriteStudy, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        one_cell(content)
+        content["resources"] = {"workers": {"min": 2, "max": 9}}
+
+    prepared, bundle = make_bundle(write_study, tmp_path / "runs", change)
+    planned: Bundle = prepared.bundles[0]
+    assert sizes(planned) == bundle["sizes"] == [2, 4, 8]
+    assert str(planned.group) == "2 to 9 x 1 CPU"
+    assert [fitting([2, 4, 8], free) for free in (1, 2, 3, 7, 8, 100)] == [0, 2, 2, 4, 8, 8]
+    assert Store(tmp_path / "runs").root == prepared.store.root
