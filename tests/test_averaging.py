@@ -18,6 +18,7 @@ from vitmodel.config import CnnConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 from vitmodel.training.averaging import decay_at
+from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.engine import ensure_process_group, make_engine
 from vitmodel.training.run import WEIGHTS_FILE, Context, execute
 
@@ -81,7 +82,7 @@ def cut_run(root: Path, folder: Path, run: Any, zero_stage: int) -> None:
         if entry["step"] > 12:
             raise CutError
 
-    keys: dict[str, Any] = {"micro_batch": 64, "checkpoint_seconds": 0.0, "zero_stage": zero_stage}
+    keys: dict[str, Any] = {"micro_batch": 64, "checkpoint": CheckpointPolicy(seconds=0.0), "zero_stage": zero_stage}
     with pytest.raises(CutError):
         execute(run, Context(folder=folder, data_root=root, report=cut, **keys))
 

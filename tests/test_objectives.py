@@ -28,6 +28,7 @@ from vitmodel.models.interchange import export_weights, import_weights
 from vitmodel.models.weights import save_weights
 from vitmodel.objectives import complete, corruption, visible_patches
 from vitmodel.recipes import resolve_recipe
+from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.engine import make_optimizer, set_learning_rate
 from vitmodel.training.run import WEIGHTS_FILE
 from vitmodel.variants import named_model
@@ -262,7 +263,7 @@ def test_resume_is_exact_to_the_bit(name: str, digits: Path, tmp_path: Path) -> 
         seen.append(entry)
 
     with pytest.raises(CutError):
-        train(digits, tmp_path / "broken", run, checkpoint_seconds=0.0, report=cut)
+        train(digits, tmp_path / "broken", run, checkpoint=CheckpointPolicy(seconds=0.0), report=cut)
     result, rest = train(digits, tmp_path / "broken", run)
     assert 0 < result["start_step"] <= 30
     assert {**losses(seen), **rest} == unbroken
