@@ -11,6 +11,9 @@ from orchestrator.yamltree import Place
 from vitmodel.config import UserError
 from vitmodel.data import generated
 from vitmodel.data.index import INDEX_FILE, DatasetIndex, load_index
+from vitmodel.data.remote import Patience, is_url, join, read_whole
+
+PLANNING = Patience(attempts=2, reply_seconds=5.0)  # a plan does not wait long for a store that is not there
 
 
 class DataFacts(NamedTuple):
@@ -51,22 +54,35 @@ def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path) -> 
     if spec.source and spec.description is None:
         raise file.tree.error("a source needs a description", ("datasets", name, "source"), "describe beside it")
     try:
-        root = Path(expand_environment(spec.url)) if spec.url else storage / "data" / f"{name}{'-dev' if spec.dev else ''}"
+        root = expand_environment(spec.url) if spec.url else str(storage / "data" / f"{name}{'-dev' if spec.dev else ''}")
     except UserError:  # not set on the machine that plans
-        root = Path(spec.url)
-    index = _index(file, name, spec, root) if (root / INDEX_FILE).is_file() else None
+        root = spec.url
+    index = _index(file, name, spec, root) if _is_reachable(file, name, root) else None
     return DataFacts(
         identity=index.identity if index else f"declared-{name}-{spec.train}-{spec.classes}",
         train=spec.train,
         classes=spec.classes,
         eval_split=spec.eval_split,
-        root=str(root),
+        root=root,
         is_missing=index is None,
         image_size=spec.image_size or (index.image_size if index else None),
     )
 
 
-def _index(file: StudyFile, name: str, spec: ExternalData, root: Path) -> DatasetIndex:
+def _is_reachable(file: StudyFile, name: str, root: str) -> bool:
+    """Whether a dataset's index can be read from here."""
+    try:
+        if not is_url(root):
+            return Path(root, INDEX_FILE).is_file()
+        read_whole(join(root, INDEX_FILE), PLANNING)
+    except UserError as error:
+        raise file.tree.error(error.message, ("datasets", name, "url"), error.allowed) from None
+    except OSError:
+        return False
+    return True
+
+
+def _index(file: StudyFile, name: str, spec: ExternalData, root: str) -> DatasetIndex:
     place: Place = ("datasets", name)
     try:
         index = load_index(root)

@@ -209,6 +209,8 @@ def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> di
         "retries": retries.model_dump(),
         "group_failures": (retries.failures + retries.preemptions + retries.oom + retries.stalls + 1) * len(runs),
         "checkpoint": {"seconds": checkpoint.seconds, "steps": checkpoint.steps, "keep": checkpoint.keep},
+        "cache": study.resources.cache,
+        "skip_up_to": 0.0 if study.on_bad_sample == "fail" else study.on_bad_sample.share,
         "stall_seconds": 60 * study.resources.stall_minutes,
         "sizes": elastic.sizes(bundle),
         "resize": str(store.study(study.name) / "bundles" / f"{bundle.bundle_id}.resize.json") if group.max_workers else "",

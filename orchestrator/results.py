@@ -61,6 +61,7 @@ COLUMNS: dict[str, str] = {
     "micro_batch": "Int64",
     "reason": "str",
     "test_images": "Int64",
+    "skipped_images": "Int64",
     "source": "str",
     "objective": "str",
 }

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from orchestrator.endurance import AnyWorkers, Auto, Checkpoint, OnFailure
 from orchestrator.questions import Claims, Count, Import, Name, Target
+from orchestrator.reading import CacheSize, SkipBad
 from vitmodel.config import FAMILIES, SUPERVISED, Frozen, ModelConfig, Objective
 from vitmodel.data.descriptions import Description
 from vitmodel.data.generated import DigitsConfig, FractalConfig
@@ -203,6 +204,7 @@ class Resources(Frozen):
     max_concurrent: Annotated[int, Field(gt=0)] | Auto = "auto"
     bundle: Literal["auto", "cell"] = "auto"
     checkpoint: Checkpoint = Checkpoint()
+    cache: CacheSize = "auto"  # decoded images that a worker keeps in memory, in bytes
     stall_minutes: float = Field(default=15.0, gt=0)  # without progress for so long, a worker group is started again
     wait_minutes: float = Field(default=0.0, ge=0)  # for a cluster that grows; 0: what cannot fit now is refused
 
@@ -253,6 +255,7 @@ class Study(Frozen):
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
     on_failure: OnFailure = OnFailure()
+    on_bad_sample: Literal["fail"] | SkipBad = "fail"
     report: Report = Report()
     imports: tuple[Import, ...] = ()
     claims: Claims = Claims()

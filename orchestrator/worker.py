@@ -28,6 +28,7 @@ from orchestrator.attempts import End, attempts_of, next_attempt, record_end
 from orchestrator.endurance import Retries
 from orchestrator.store import RunFolder, State, Store, read_json
 from vitmodel.config import RunConfig, UserError
+from vitmodel.data.reader import Reading
 from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.control import StoppedError
 from vitmodel.training.engine import ensure_process_group
@@ -174,10 +175,11 @@ def _context(
     minutes = bundle["stall_seconds"] / 60
     return Context(
         folder=folder,
-        data_root=Path(item["data_root"]),
+        data_root=item["data_root"],
         parent_weights=store.run(parent).path / WEIGHTS_FILE if parent else None,
         micro_batch=turn.micro_batch,
         zero_stage=bundle["zero_stage"],
+        reading=Reading(cache=bundle["cache"], skip_up_to=bundle["skip_up_to"]),
         checkpoint=CheckpointPolicy(**bundle["checkpoint"]),
         stall_seconds=bundle["stall_seconds"],
         on_stall=lambda: end(End.STALL, f"no progress for {minutes:g} minutes; all workers' stacks are in {folder / STACKS}"),

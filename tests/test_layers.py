@@ -35,6 +35,7 @@ LAYERS: dict[str, str] = {
     "vitmodel.inspect": "L1",
     "orchestrator.yamltree": "L2",
     "orchestrator.endurance": "L2",
+    "orchestrator.reading": "L2",
     "orchestrator.schema": "L2",
     "orchestrator.questions": "L2",
     "orchestrator.spec": "L2",

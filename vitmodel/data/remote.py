@@ -6,6 +6,7 @@ Credentials come from the environment, as each provider's library finds them; no
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ def is_url(root: str | Path) -> bool:
             file=str(root),
             allowed="a folder, " + ", ".join(f"{known}://" for known in SCHEMES),
         )
+    if separator and re.search(r"://[^/]*@|[?#]", str(root)):
+        raise UserError("no credentials or queries in an address", file=scheme + "://...", allowed="the environment's")
     return bool(separator)
 
 

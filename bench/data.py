@@ -1,0 +1,128 @@
+"""Images a second, as ready normalised float batches of 128: ours against the libraries people use, on the same images.
+
+    python bench/data.py [--peers-python PATH] [--cores 1,2] [--workloads PHOTO,SMALL,CACHED] [--seconds 4] [--rounds 3]
+
+PHOTO: 500 x 375 JPEGs of about 84 KB to 224 px, random-resized crop and flip. SMALL: 32 px PNGs, flip. CACHED: SMALL again,
+read once and kept decoded (ours alone). Every side has the same encoded images in its own format and does the same work, in a
+process of its own bound to the same cores; sides take turns, and the median round of each counts. On one core nobody has loader
+processes; on two, peers have two and ours two threads. Peers run on --peers-python, an environment of their own with torch,
+Pillow and what of webdataset, litdata, mosaicml-streaming, datasets, grain is to be compared; what cannot be imported there is
+said and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+PEERS = ("webdataset", "litdata", "streaming", "datasets", "grain", "files")
+IMAGES = {"PHOTO": 1024, "SMALL": 12_288}
+SIDES = Path(__file__).with_name("data_sides.py")
+
+
+def cuts(count: int, size: tuple[int, int], lowest: float, highest: float) -> list[NDArray[np.uint8]]:
+    """Random parts, of these widths as fractions of the whole, of scikit-learn's two photographs."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    sources, random, found = load_sample_images().images, np.random.default_rng(0), []
+    for number in range(count):
+        width = int(random.uniform(lowest, highest) * 569)
+        height = width * size[1] // size[0]
+        x, y = random.integers(0, 641 - width), random.integers(0, 428 - height)
+        part = Image.fromarray(sources[number % 2]).crop((x, y, x + width, y + height))
+        found.append(np.asarray(part.resize(size, Image.Resampling.BICUBIC)))
+    return found
+
+
+def write_files(root: Path, workload: str) -> None:
+    """root/files/{0,1}/NUMBER.jpg or .png: what every side starts from."""
+    from PIL import Image
+
+    photo = workload == "PHOTO"
+    images = cuts(IMAGES[workload], (500, 375), 0.8, 1.0) if photo else cuts(IMAGES[workload], (32, 32), 0.06, 0.5)
+    for number, image in enumerate(images):
+        buffer = io.BytesIO()
+        if photo:
+            Image.fromarray(image).save(buffer, "JPEG", quality=96)
+        else:
+            Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+        path = root / "files" / str(number % 2) / f"{number:06d}.{'jpg' if photo else 'png'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(buffer.getvalue())
+
+
+def pack_ours(root: Path) -> None:
+    """The same files as shards with our index."""
+    from vitmodel.data.descriptions import FolderFormat, PackConfig
+    from vitmodel.data.shards import pack
+
+    config = PackConfig(path=str(root / "files"), files=FolderFormat(format="folder"), hold_out={"val": 0.02})
+    pack(config, root / "ours", processes=1)
+
+
+def run_side(python: str, arguments: list[str], cores: int) -> str | None:
+    """What a side prints last, or None where it cannot be had."""
+    affinity = ["taskset", "-c", ",".join(map(str, range(cores)))]
+    done = subprocess.run([*affinity, python, str(SIDES), *arguments], capture_output=True, text=True, timeout=280, check=False)
+    if done.returncode:
+        print(f"  {arguments[1]:<12} left out: {(done.stderr.strip().splitlines() or ['no reason given'])[-1][:110]}")
+        return None
+    return done.stdout.strip().splitlines()[-1]
+
+
+def prepare(root: Path, workload: str, peers_python: str | None) -> list[str]:
+    """Write the images in every side's format; the peers that can be had."""
+    write_files(root, workload)
+    pack_ours(root)
+    if peers_python is None:
+        print("  peers left out: no --peers-python")
+        return []
+    return [peer for peer in PEERS if run_side(peers_python, ["prepare", peer, workload, str(root)], 2)]
+
+
+def measure(root: Path, workload: str, sides: dict[str, str], cores: int, options: argparse.Namespace) -> dict[str, float]:
+    """Median images a second of every side, measured in turns."""
+    rounds: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(options.rounds):
+        for side in [side for side in sides if side in rounds]:
+            said = run_side(sides[side], ["measure", side, workload, str(root), str(cores), str(options.seconds)], cores)
+            if said is None:
+                del rounds[side]
+            else:
+                rounds[side].append(float(said))
+    return {side: statistics.median(speeds) for side, speeds in rounds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peers-python", help="interpreter of an environment that has the peers")
+    parser.add_argument("--cores", default="1,2")
+    parser.add_argument("--workloads", default="PHOTO,SMALL,CACHED")
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    for workload in options.workloads.split(","):
+        print(workload)
+        with tempfile.TemporaryDirectory(prefix="vsd") as name:
+            files = "SMALL" if workload == "CACHED" else workload
+            peers = prepare(Path(name), files, None if workload == "CACHED" else options.peers_python)
+            sides = {"ours": sys.executable, **dict.fromkeys(peers, options.peers_python)}
+            for cores in map(int, options.cores.split(",")):
+                speeds = measure(Path(name), workload, sides, cores, options)
+                for side, speed in sorted(speeds.items(), key=lambda item: -item[1]):
+                    print(f"  {cores} core{'s' * (cores > 1)}  {side:<12} {speed:10,.0f} images/s")
+                if others := [speed for side, speed in speeds.items() if side != "ours"]:
+                    print(f"  {cores} core{'s' * (cores > 1)}  ours / best peer = {speeds['ours'] / max(others):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What reading promises: one result for any cache, threads and workers; strict decoding; a policy for what is bad."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from vitmodel.config import UserError
+from vitmodel.data.badsamples import BAD_FILE, BadSamples, append
+from vitmodel.data.crops import ATTEMPTS, Crops, box_of
+from vitmodel.data.decode import DecodeError, Header, decode, decode_box, read_header
+from vitmodel.data.descriptions import FolderFormat, PackConfig
+from vitmodel.data.order import Batch
+from vitmodel.data.reader import Dataset, Reading
+from vitmodel.data.shards import pack
+from vitmodel.training.skipped import counting
+
+COUNT = 64
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, quality=90)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real photographs of several sizes, and kinds, packed."""
+    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number in range(COUNT):
+        source = load_sample_images().images[number % 2]
+        height, width = random.integers(60, 200, 2)
+        part = source[100 : 100 + height, 200 : 200 + width]
+        kind = ("JPEG", "PNG", "WEBP")[number % 3]
+        path = folder / "in" / str(number % 2) / f"{number:03d}.{kind.lower().replace('jpeg', 'jpg')}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(part, kind))
+    pack(
+        PackConfig(path=str(folder / "in"), files=FolderFormat(format="folder"), hold_out={"val": 0.1}),
+        folder / "out",
+        processes=1,
+    )
+    return folder / "out"
+
+
+def damaged(root: Path, target: Path, samples: list[int]) -> Path:
+    """A copy of a dataset in which the images of these training samples are zeros. Sizes stay as they were."""
+    target.mkdir()
+    for path in root.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    members = np.load(target / "train-00000.npy")
+    tar = bytearray((target / "train-00000.tar").read_bytes())
+    for sample in samples:
+        offset, length, _ = members[sample].item()
+        tar[offset : offset + length] = bytes(length)
+    (target / "train-00000.tar").write_bytes(tar)
+    return target
+
+
+def steps(dataset: Dataset, workers: int = 1, lanes: int = 8, count: int = 12) -> list[tuple[np.ndarray, ...]]:
+    """The global batches of the first steps, each sorted by sample."""
+    order = dataset.order(seed=1, lanes=lanes, window=16)
+    parts = [
+        list(dataset.batches(order.batch(step, 16, worker, workers) for step in range(count))) for worker in range(workers)
+    ]
+    found = []
+    for group in zip(*parts, strict=True):
+        assert len({len(part.labels) for part in group}) == 1
+        samples, epochs = (np.concatenate([getattr(part.batch, name) for part in group]) for name in ("samples", "epochs"))
+        place = np.lexsort((epochs, samples))
+        images, labels = np.concatenate([part.images for part in group]), np.concatenate([part.labels for part in group])
+        found.append((samples[place], epochs[place], labels[place], images[place]))
+    return found
+
+
+def equal(one: list[tuple[np.ndarray, ...]], other: list[tuple[np.ndarray, ...]]) -> bool:
+    return all(np.array_equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("crops", [None, Crops(seed=3, flip=True)])
+def test_one_result_for_any_cache_threads_and_workers(photos: Path, crops: Crops | None) -> None:
+    usual = steps(Dataset(photos, "train", 32, crops=crops))
+    for reading, workers in ((Reading(cache="off", threads=1), 1), (Reading(cache="off", threads=3), 2), (Reading(), 8)):
+        assert equal(steps(Dataset(photos, "train", 32, reading=reading, crops=crops), workers), usual)
+
+
+def test_crops_belong_to_seed_epoch_and_sample(photos: Path) -> None:
+    dataset = Dataset(photos, "train", 32, crops=Crops(seed=0, flip=True))
+    first, again = Batch(np.arange(8), np.zeros(8, dtype=int)), Batch(np.arange(8)[::-1].copy(), np.zeros(8, dtype=int))
+    images = dataset.load(first).images
+    assert np.array_equal(dataset.load(again).images[::-1], images)
+    assert not np.array_equal(dataset.load(first._replace(epochs=np.ones(8, dtype=int))).images, images)
+    other = Dataset(photos, "train", 32, crops=Crops(seed=1, flip=True))
+    assert not np.array_equal(other.load(first).images, images)
+
+
+def test_boxes_lie_inside_and_have_the_papers_areas() -> None:
+    numbers = np.random.default_rng(0).random((2000, ATTEMPTS, 4))
+    for width, height in ((500, 375), (30, 900), (1, 1)):
+        boxes = np.array([box_of(row, Header("JPEG", width, height)) for row in numbers])
+        assert boxes.min() >= 0
+        assert (boxes[:, 2:].min(), (boxes[:, 0] + boxes[:, 2]).max(), (boxes[:, 1] + boxes[:, 3]).max()) >= (1, 1, 1)
+        assert (boxes[:, 0] + boxes[:, 2]).max() <= width
+        assert (boxes[:, 1] + boxes[:, 3]).max() <= height
+    areas = np.array([w * h for _, _, w, h in (box_of(row, Header("JPEG", 500, 500)) for row in numbers)]) / 250_000
+    assert 0.04 < areas.min() < 0.1
+    assert 0.45 < areas.mean() < 0.53  # less than the middle of 5% and 100%: large boxes fit less often
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_file_that_is_damaged_or_cut_is_never_decoded(kind: str) -> None:
+    data = encoded(load_sample_images().images[0][:300, :300], kind)
+    decode(data, read_header(data))
+    half = len(data) // 2
+    hurt = [data[:half], data[:30], b"", data[:half] + bytes(200) + data[half + 200 :]]
+    for number, bad in enumerate(hurt):
+        if kind == "WEBP" and number == 3:
+            continue  # WebP has no checksums: a changed byte is another image
+        with pytest.raises(DecodeError):
+            decode(bad, read_header(bad))
+
+
+def test_limits_are_seen_in_the_header() -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    with pytest.raises(DecodeError, match="60000 x 60000 pixels"):
+        read_header(b"\x89PNG\r\n\x1a\n" + chunk)
+
+
+def test_scaled_decoding_shows_the_same_part() -> None:
+    photo = load_sample_images().images[0][:384, :512]
+    data = encoded(photo, "JPEG")
+    small = decode_box(data, read_header(data), (128, 64, 256, 256), 32)  # comes at a quarter
+    whole = np.asarray(Image.fromarray(photo[64:320, 128:384]).resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(small.astype(int) - whole).mean() < 4
+
+
+def test_a_bad_sample_fails_the_run_by_name(photos: Path, tmp_path: Path) -> None:
+    root = damaged(photos, tmp_path / "bad", [5])
+    with pytest.raises(UserError, match=r"train-00000.tar: sample 5 at byte \d+ \(member train-\d+\.(jpg|png|webp)\)"):
+        Dataset(root, "train", 32)
+
+
+def test_skipped_samples_are_replaced_the_same_way_everywhere(photos: Path, tmp_path: Path) -> None:
+    root = damaged(photos, tmp_path / "bad", [5, 6])
+    policy = {"skip_up_to": 0.05}
+    usual = Dataset(root, "train", 32, reading=Reading(**policy))
+    expected = steps(usual)
+    assert len(usual.bad) == 2
+    assert not {5, 6} & set(np.concatenate([samples for samples, *_ in expected]))
+    for reading, workers in ((Reading(cache="off", **policy), 1), (Reading(cache="off", threads=2, **policy), 4)):
+        assert equal(steps(Dataset(root, "train", 32, reading=reading), workers), expected)
+    good = Dataset(photos, "train", 32).read(np.array([7]))
+    assert np.array_equal(usual.read(np.array([5, 6])), np.concatenate([good, good]))
+
+
+def test_more_bad_samples_than_the_cap(photos: Path, tmp_path: Path) -> None:
+    root = damaged(photos, tmp_path / "bad", [5, 6, 9])
+    with pytest.raises(UserError, match=r"3 of \d+ samples are bad, 2 may be skipped"):
+        Dataset(root, "train", 32, reading=Reading(cache="off", skip_up_to=0.05)).read(np.arange(16))
+
+
+def test_skipped_samples_are_named_and_known_again(tmp_path: Path) -> None:
+    bad = BadSamples("train", 100, 0.03)
+    record = {"split": "train", "sample": 7, "url": "u", "member": "m", "offset": 1, "reason": "r"}
+    said: list[dict[str, float]] = []
+    report = counting(said.append, bad, tmp_path, 0, 1)
+    bad.add(record)
+    bad.add(record)
+    report({"step": 1})
+    report({"step": 2})
+    assert [metrics["data/skipped"] for metrics in said] == [1, 1]
+    assert [json.loads(line) for line in (tmp_path / BAD_FILE).read_text().splitlines()] == [record]
+    append(tmp_path / BAD_FILE, [{**record, "split": "val"}])
+    resumed = BadSamples("train", 100, 0.03, tmp_path / BAD_FILE)
+    assert len(resumed) == 1
+    assert resumed.take_new() == []
+
+
+def test_a_shard_cut_at_a_members_boundary_is_seen(photos: Path, tmp_path: Path) -> None:
+    root = damaged(photos, tmp_path / "cut", [])
+    offset = int(np.load(root / "train-00000.npy")[20]["offset"]) - 512
+    os.truncate(root / "train-00000.tar", offset)
+    with pytest.raises(UserError, match="stale index"):
+        Dataset(root, "train", 32)
+
+
+def test_a_shard_that_shrinks_while_it_is_read(photos: Path, tmp_path: Path) -> None:
+    root = damaged(photos, tmp_path / "cut", [])
+    dataset = Dataset(root, "train", 32, reading=Reading(cache="off"))
+    dataset.read(np.array([0]))
+    os.truncate(root / "train-00000.tar", 20_000)
+    with pytest.raises(UserError, match=r"train-00000.tar: sample \d+ at byte \d+ .*cut short"):
+        dataset.read(np.arange(dataset.size))
+
+
+def test_the_order_is_one_at_every_restart(photos: Path) -> None:
+    """Another process, another number of threads, from the middle of an epoch: the same batches."""
+    code = f"""
+import sys, hashlib
+from vitmodel.data.crops import Crops
+from vitmodel.data.reader import Dataset, Reading
+dataset = Dataset({str(photos)!r}, "train", 32, reading=Reading(threads=2), crops=Crops(seed=3, flip=True))
+order = dataset.order(seed=1, lanes=8, window=16)
+for loaded in dataset.batches(order.batch(step, 16) for step in range(5, 9)):
+    print(hashlib.sha256(loaded.images.tobytes() + loaded.batch.samples.tobytes()).hexdigest())
+"""
+    import hashlib
+
+    dataset = Dataset(photos, "train", 32, reading=Reading(threads=1), crops=Crops(seed=3, flip=True))
+    order = dataset.order(seed=1, lanes=8, window=16)
+    unbroken = [
+        hashlib.sha256(loaded.images.tobytes() + loaded.batch.samples.tobytes()).hexdigest()
+        for loaded in dataset.batches(order.batch(step, 16) for step in range(9))
+    ]
+    resumed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert resumed == unbroken[5:]
+
+
+def test_reading_stops_where_its_reader_stops(photos: Path) -> None:
+    torch.set_num_threads(1)
+    dataset = Dataset(photos, "train", 32, reading=Reading(cache="off", threads=2))
+    order = dataset.order(seed=0, lanes=4, window=8)
+    source = dataset.batches(order.batch(step, 16) for step in range(10**9))
+    next(source)
+    started = time.monotonic()
+    source.close()
+    assert time.monotonic() - started < 5
