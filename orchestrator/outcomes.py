@@ -39,7 +39,7 @@ def of_result(result: Facts, run: Facts) -> Facts:
         "top1": top1,
         "error": 1 - top1,
         "test_images": metrics.get("eval/samples", pd.NA),
-        "skipped_images": metrics.get("data/skipped", pd.NA),
+        "skipped_images": metrics.get("data/skipped"),
         "source": "",
         "workers": workers,
         "zero_stage": result["zero_stage"],
