@@ -52,7 +52,7 @@ def ours(workload: str, root: Path, cores: int) -> Iterator[Any]:
     from vitmodel.data.crops import Crops
     from vitmodel.data.reader import Dataset, Reading
 
-    reading = Reading(cache="auto" if workload == "CACHED" else "off", threads=cores)
+    reading = Reading(cache="auto" if workload == "CACHED" else "off")
     dataset = Dataset(root / "ours", "train", SIDE_PIXELS[workload], reading=reading, crops=Crops(seed=0, flip=True))
     order = dataset.order(seed=0, lanes=16, window=256)
     for loaded in dataset.batches(order.batch(step, BATCH) for step in itertools.count()):

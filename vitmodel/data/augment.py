@@ -41,9 +41,9 @@ def augment(images_B3SS: Tensor, batch: Batch, seed: int, kind: str, flip: bool)
     elif kind == "inception":
         width, height = _inception_box(draws)
         x, y = ((draws[:, i] * 2 - 1) * (1 - side) for i, side in ((0, width), (1, height)))
-    else:
-        width = height = np.ones(len(draws))
-        x = y = np.zeros(len(draws))
+    else:  # pixels move whole
+        mirrored = torch.from_numpy(mirror < 0).to(images_B3SS.device)
+        return torch.where(mirrored[:, None, None, None], images_B3SS.flip(-1), images_B3SS)
     zero = np.zeros(len(draws))
     maps = np.stack([np.stack([width * mirror, zero, x], -1), np.stack([zero, height, y], -1)], 1)
     theta = torch.from_numpy(maps).to(images_B3SS)

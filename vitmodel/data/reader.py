@@ -34,6 +34,7 @@ from vitmodel.data.splitfiles import Place, SplitFiles
 FETCHES = 8  # shards that are copied to this node at the same time
 FETCH_AHEAD = 16  # batches whose shards are asked for before they are needed
 MAX_THREADS = 8
+SMALL_PIXELS = 64  # a side; more threads than one only wait for the interpreter where images are no larger
 
 
 class Loaded(NamedTuple):
@@ -90,7 +91,8 @@ class Dataset:
         self.crops = crops if index.image_size != resolution else None
         self.bad = BadSamples(split, self.size, reading.skip_up_to, reading.known_bad)
         self._fetches = FETCH_AHEAD if is_url(root) else 0
-        self._threads = reading.threads or min(MAX_THREADS, len(os.sched_getaffinity(0)))
+        few = index.image_size is not None and index.image_size <= SMALL_PIXELS
+        self._threads = reading.threads or (1 if few else min(MAX_THREADS, len(os.sched_getaffinity(0))))
         self._kept: Images | None = None
         self._unkept: dict[int, Record] = {}  # the bad ones among what is kept
         room = automatic_bytes() if reading.cache == "auto" else 0 if reading.cache == "off" else reading.cache
