@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.schema import ExternalData
-from orchestrator.spec import StudyFile, expand_environment
+from orchestrator.secrets import expand_environment, names_in, redact
+from orchestrator.spec import StudyFile
 from orchestrator.yamltree import Place
 from vitmodel.config import UserError
 from vitmodel.data import generated
@@ -87,7 +88,8 @@ def _index(file: StudyFile, name: str, spec: ExternalData, root: str) -> Dataset
     try:
         index = load_index(root)
     except UserError as error:
-        raise file.tree.error(f"{error.file}: {error.message}", (*place, "url")) from None
+        message = redact(f"{error.file}: {error.message}", names_in(spec.url))
+        raise file.tree.error(message, (*place, "url")) from None
     train = index.splits["train"].samples if "train" in index.splits else 0
     if (train, index.classes) != (spec.train, spec.classes):
         raise file.tree.error(

@@ -9,6 +9,7 @@ import typer
 from orchestrator import study as studies
 from orchestrator.commands import data, differ, inspect, knowledge, models, weights
 from orchestrator.commands import studies as study_verbs
+from orchestrator.secrets import redact
 from vitmodel.config import UserError
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         sys.exit(studies.USER_ERROR)
 
 

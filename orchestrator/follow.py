@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from orchestrator.budget import Group
 from orchestrator.endurance import StopAfter
+from orchestrator.notify import Notifier
 from orchestrator.plan import Bundle
 from orchestrator.progress import Progress
 from orchestrator.schema import Study
@@ -48,12 +50,16 @@ class GpuHours:
 class Follow:
     """Follows one study's runs in the store, on behalf of everybody who wants to know."""
 
-    def __init__(self, study: Study, store: Store, plan: dict[str, Any], console: Console) -> None:
+    def __init__(
+        self, study: Study, store: Store, plan: dict[str, Any], console: Console, variables: tuple[str, ...] = ()
+    ) -> None:
         self._study, self._store, self._plan, self._console = study, store, plan, console
         self.uri = tracking_uri(study.tracking.mlflow, store)
         self.tracking = Follower(store, plan, self.uri)
         self._done_before = {facts["run_id"] for facts in plan["runs"] if store.run(facts["run_id"]).state() is State.DONE}
         self._spent = GpuHours(plan)
+        self.notifier = Notifier(study.name, study.notify, variables)
+        self._labels = {facts["run_id"]: facts["label"] for facts in plan["runs"]}
         self._slots = 1
         self._began = time.monotonic()
 
@@ -88,7 +94,9 @@ class Follow:
         self._spent.note(self._store.run(facts["run_id"]) for facts in self._plan["runs"])
         while not stop.is_set():
             try:
-                self._spent.note(seen.folder for seen in progress.refresh())
+                changed = progress.refresh()
+                self._spent.note(seen.folder for seen in changed)
+                self.notifier.note(changed, self._labels, progress.counts())
                 self._check_limits(progress)
                 if progress.has_begun and time.monotonic() - tracked > TRACK_SECONDS:
                     self.tracking.poll()  # in batches: MLflow costs the cores that train
@@ -96,7 +104,7 @@ class Follow:
             except OSError as error:  # a full or absent disk must not end the thread that would say so
                 logging.getLogger(__name__).warning("cannot follow the store: %s", error)
             stop.wait(LOOK_SECONDS)
-        progress.refresh()
+        self.notifier.note(progress.refresh(), self._labels, progress.counts())
 
     def _check_limits(self, progress: Progress) -> None:
         """Where a limit is reached, tell the workers to begin no further run, and for a budget to stop the ones under way."""
@@ -105,16 +113,18 @@ class Follow:
         then = self._study.on_failure.then
         limit = then.stop_after if isinstance(then, StopAfter) else 1 if then == "stop" else None
         if limit is not None and failed >= limit:
-            self._stop(State.SKIPPED, f"the study stops after {limit} failed run(s)")
+            self._stop(State.SKIPPED, f"the study stops after {limit} failed run(s)", counts)
         hours = self._study.budget.wall_hours
         if hours is not None and time.monotonic() - self._began > 3600 * hours:
-            self._stop(State.BUDGET, f"wall-clock limit of {hours:g} hours")
+            self._stop(State.BUDGET, f"wall-clock limit of {hours:g} hours", counts)
         gpu_hours = self._study.budget.gpu_hours
         if gpu_hours is not None and self._spent.total > gpu_hours:
-            self._stop(State.BUDGET, f"limit of {gpu_hours:g} GPU-hours")
+            self._stop(State.BUDGET, f"limit of {gpu_hours:g} GPU-hours", counts)
 
-    def _stop(self, state: State, reason: str) -> None:
+    def _stop(self, state: State, reason: str, counts: Counter[State]) -> None:
         path = self._store.study(self._study.name) / "stop.json"
         if not path.exists():
             write_json(path, {"state": state, "reason": reason})
             self._console.print(f"stopping: {reason}")
+            if state is State.BUDGET:
+                self.notifier.say("budget", counts, reason=reason)

@@ -22,6 +22,8 @@ from orchestrator.budget import Group
 from orchestrator.plan import Bundle, Cell, Plan
 from orchestrator.planview import run_facts
 from orchestrator.schema import Study
+from orchestrator.secrets import as_named, redact
+from orchestrator.spec import variables_of
 from orchestrator.store import State, Store, read_json, write_json
 from vitmodel import allocator
 from vitmodel.config import UserError
@@ -130,7 +132,8 @@ def launch(study: Study, plan: Plan, bundles: list[Bundle], slots: dict[Group, i
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for error in results.errors:
-        logging.getLogger(__name__).error("bundle ended early: %s", str(error).strip().splitlines()[-1])
+        said = redact(str(error).strip().splitlines()[-1], variables_of(study))
+        logging.getLogger(__name__).error("bundle ended early: %s", said)
     mark_unfinished(tuple(cell for bundle in bundles for cell in bundle.cells), store)
 
 
@@ -198,6 +201,7 @@ def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> di
     """All that a worker group needs to know, as plain data."""
     runs = [run for cell in bundle.cells for run in cell.runs]
     group, retries, checkpoint = bundle.group, study.on_failure.retries, study.resources.checkpoint
+    variables = variables_of(study)
     return {
         "study": study.name,
         "storage": str(store.root),
@@ -215,6 +219,7 @@ def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> di
         "sizes": elastic.sizes(bundle),
         "resize": str(store.study(study.name) / "bundles" / f"{bundle.bundle_id}.resize.json") if group.max_workers else "",
         "began": time.time(),
+        "variables": variables,  # names: each worker reads their values itself
         "git": git_state(),
         "private_cluster": not on_cluster(),
         "first_attempts": {run.run_id: store.run(run.run_id).attempts() for run in runs},
@@ -223,7 +228,7 @@ def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> di
                 "run_id": run.run_id,
                 "config": run.config.model_dump(mode="json"),
                 "facts": run_facts(run),
-                "data_root": run.source or plan.datasets[run.dataset],
+                "data_root": as_named(run.source or plan.datasets[run.dataset], variables),
             }
             for run in runs
         ],

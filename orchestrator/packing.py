@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from orchestrator.describe import check_counts, pack_config
 from orchestrator.launch import ray_session
 from orchestrator.schema import ExternalData
-from orchestrator.spec import StudyFile, expand_environment
+from orchestrator.secrets import expand_environment
+from orchestrator.spec import StudyFile
 from vitmodel.config import UserError
 from vitmodel.data.descriptions import Description, PackConfig
 from vitmodel.data.generated import GeneratedConfig

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from vitmodel.config import Frozen
 
 MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
-NAME = r"^[a-z0-9._-]{1,64}$"
+NAME = r"^[a-z0-9_-][a-z0-9._-]{0,63}$"  # a folder's name: neither .. nor hidden
 Name = Annotated[str, Field(pattern=NAME)]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from orchestrator.endurance import AnyWorkers, Auto, Checkpoint, OnFailure
+from orchestrator.outside import Notify, Tracking
 from orchestrator.questions import Claims, Count, Import, Name, Target
 from orchestrator.reading import CacheSize, SkipBad
 from vitmodel.config import FAMILIES, SUPERVISED, Frozen, ModelConfig, Objective
@@ -224,12 +225,6 @@ class Storage(Frozen):
     path: str = "runs"
 
 
-class Tracking(Frozen):
-    """MLflow's address; `auto` is a sqlite file in the storage folder."""
-
-    mlflow: str = "auto"
-
-
 class Report(Frozen):
     """Words for the head of the report."""
 
@@ -254,6 +249,7 @@ class Study(Frozen):
     budget: Budget = Budget()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
+    notify: Notify | None = None
     on_failure: OnFailure = OnFailure()
     on_bad_sample: Literal["fail"] | SkipBad = "fail"
     report: Report = Report()

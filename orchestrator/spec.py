@@ -5,8 +5,6 @@ Reads the YAML and, where they exist, the datasets' indexes. Decides nothing abo
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.describe import as_tuples, expand_datasets
 from orchestrator.initial import read_initial
 from orchestrator.questions import as_count
-from orchestrator.schema import Length, ObjectiveName, Size, Study
+from orchestrator.schema import Length, ObjectiveName, Size, Storage, Study
+from orchestrator.secrets import names_in
 from orchestrator.yamltree import Place, YamlTree
 from vitmodel.config import FAMILIES, ModelConfig, UserError, ViTConfig, suggest
 from vitmodel.variants import named_model
@@ -30,6 +29,11 @@ class StudyFile:
 
     study: Study
     tree: YamlTree
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables of the environment that the file names: their values are not written."""
+        return variables_of(self.study)
 
 
 def read_study(path: Path) -> StudyFile:
@@ -45,15 +49,9 @@ def read_study(path: Path) -> StudyFile:
     return file
 
 
-def expand_environment(text: str) -> str:
-    """`${env:NAME}` replaced by its value. Raises UserError where it is not set."""
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
-            raise UserError(f"environment variable {match[1]} is not set", field=text)
-        return os.environ[match[1]]
-
-    return re.sub(r"\$\{env:(\w+)\}", value, text)
+def variables_of(study: Study) -> tuple[str, ...]:
+    """The variables that a study's addresses name; a storage folder's name is no secret and stays readable."""
+    return names_in(study.model_copy(update={"storage": Storage()}).model_dump_json(serialize_as_any=True))
 
 
 def resolve_size(size: Size, available: int) -> int:

@@ -13,16 +13,19 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import budget
+from orchestrator.outside import check_tracker
 from orchestrator.plan import Bundle, Cell, Plan, make_bundles, make_plan
 from orchestrator.planview import phase_hours, plan_as_data, plan_as_text
 from orchestrator.schema import ExternalData
-from orchestrator.spec import StudyFile, expand_environment, read_study
+from orchestrator.secrets import as_named, expand_environment, redact
+from orchestrator.spec import StudyFile, read_study
 from orchestrator.store import Lease, LeaseHeldError, State, Store, write_json
 from vitmodel.config import UserError
 
@@ -48,7 +51,9 @@ class Prepared:
     @cached_property
     def data(self) -> dict[str, Any]:
         """The plan as plain data, as plan.json has it."""
-        return {**plan_as_data(self.plan, self.bundles), "imports": [table.name for table in self.file.study.imports]}
+        data = plan_as_data(self.plan, self.bundles)
+        data["datasets"] = {name: as_named(root, self.file.variables) for name, root in data["datasets"].items()}
+        return {**data, "imports": [table.name for table in self.file.study.imports]}
 
     def open_cells(self) -> tuple[Cell, ...]:
         """Cells with a run that has no result yet."""
@@ -77,7 +82,7 @@ def run(path: Path, *, storage: str | None = None, plan_only: bool = False, as_j
             prepared = _pack_missing(prepared, storage)
         return _run(prepared)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         return USER_ERROR
     except LeaseHeldError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -152,7 +157,7 @@ def _run(prepared: Prepared) -> int:
     if prepared.plan.missing_indexes:
         name = prepared.plan.missing_indexes[0]
         raise prepared.file.tree.error(
-            f"no index.json in {prepared.plan.datasets[name]}",
+            f"no index.json in {prepared.data['datasets'][name]}",
             ("datasets", name, "url"),
             "a folder made by `vitscale data pack`",
         )
@@ -165,6 +170,7 @@ def _run(prepared: Prepared) -> int:
             f"over budget: the plan needs about {planned:g} GPU-hours, the limit is {study.budget.gpu_hours:g}", file=sys.stderr
         )
         return OVER_BUDGET
+    _check_addresses(prepared.file)
     prepared.store.check_writable()
     if study.imports:
         bring_in_tables(prepared)
@@ -174,6 +180,19 @@ def _run(prepared: Prepared) -> int:
         return _drive(prepared, cells)
     finally:
         lease.release()
+
+
+def _check_addresses(file: StudyFile) -> None:
+    """Variables that are read later, in other threads, are set, and hold what may stand there."""
+    try:
+        check_tracker(expand_environment(file.study.tracking.mlflow))
+    except (UserError, ValueError) as error:
+        raise file.tree.error(getattr(error, "message", str(error)), ("tracking", "mlflow")) from None
+    if file.study.notify:
+        try:
+            expand_environment(file.study.notify.webhook)
+        except UserError as error:
+            raise file.tree.error(error.message, ("notify", "webhook")) from None
 
 
 def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
@@ -192,7 +211,7 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
     console.print(f"{study.name}: {runs} runs, {len(cells)} of {all_cells} cells open, storage {store.root}")
     if study.targets:
         _forecast(prepared)
-    follow = Follow(prepared.file.study, store, prepared.data, console)
+    follow = Follow(prepared.file.study, store, prepared.data, console, prepared.file.variables)
     if cells:
         _make_datasets(prepared, console)
         try:
@@ -204,8 +223,10 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
                     launch(study, prepared.plan, bundles, slots, store)
         except NoClusterError as error:
             print(f"error: {error}", file=sys.stderr)
+            follow.notifier.say("failed", Counter(), reason=str(error))
+            follow.notifier.close()
             return NO_CLUSTER
-    return _finish(prepared, follow, started)
+    return _finish(prepared, follow, started, worked=bool(cells))
 
 
 def _forecast(prepared: Prepared) -> None:
@@ -246,8 +267,8 @@ def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.Dat
     facts = {
         "title": study.report.title or study.name,
         "note": study.report.note,
-        "study_yaml": Path(prepared.file.tree.file).read_text(),
-        "resolved": study.model_dump(mode="json", exclude_none=True, serialize_as_any=True),
+        "study_yaml": redact(Path(prepared.file.tree.file).read_text(), prepared.file.variables),
+        "resolved": redact(study.model_dump(mode="json", exclude_none=True, serialize_as_any=True), prepared.file.variables),
         "planned": {
             **prepared.data["totals"],
             "price_per_gpu_hour": prepared.plan.price_per_gpu_hour,
@@ -261,11 +282,14 @@ def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.Dat
     return frame, found, [results.write(frame, folder), page, folder / "claims.csv", folder / "figures"]
 
 
-def _finish(prepared: Prepared, follow: Follow, started: float) -> int:
-    """Collect, report, send to MLflow, say where everything is."""
+def _finish(prepared: Prepared, follow: Follow, started: float, worked: bool) -> int:
+    """Collect, report, send to MLflow and, where there was work, to the webhook; say where everything is."""
     frame, found, files = write_report(prepared, follow.efficiency(started))
     states = frame["status"].value_counts().to_dict()
+    if worked:
+        follow.notifier.say("done", Counter({State(str(state)): int(number) for state, number in states.items()}))
     sent = follow.tracking.finish(files, {f"runs.{state}": str(n) for state, n in states.items()})
+    follow.notifier.close()
     _say(frame, found)
     _say_where(frame, files, follow, follow.efficiency(started), sent)
     if states.get("DONE", 0) == len(frame):

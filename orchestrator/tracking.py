@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator.secrets import expand_environment, names_in, redact
 from orchestrator.store import RunFolder, State, Store, read_json, write_json
 from orchestrator.watch import Watch
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def tracking_uri(setting: str, store: Store) -> str:
-    """The address to write to: as given, or a sqlite file in the storage folder."""
+    """The address to write to: as given, `${env:NAME}` in it unread, or a sqlite file in the storage folder."""
     return f"sqlite:///{store.root / 'mlflow.db'}" if setting == "auto" else setting
 
 
@@ -60,7 +61,7 @@ class Follower:
                 self._send(run_id, folder)
                 del self._waiting[run_id]
         except Exception as error:  # whatever a tracker's client raises: the study goes on
-            log.warning("tracking is away, will try again in %.0f s: %s", self._pause, str(error).splitlines()[0][:200])
+            log.warning("tracking is away, will try again in %.0f s: %s", self._pause, self._cause(error))
             self._not_before = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, BACK_OFF_SECONDS[1])
         else:
@@ -88,7 +89,7 @@ class Follower:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets its own
-        client = MlflowClient(tracking_uri=self._uri)
+        client = MlflowClient(tracking_uri=expand_environment(self._uri))
         name = self._plan["study"]
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -170,9 +171,13 @@ class Follower:
             self._end_stale()
             self._client.set_terminated(self._cursor["parent"], status="FINISHED")
         except Exception as error:  # as in poll
-            log.warning("tracking is away: %s", str(error).splitlines()[0][:200])
+            log.warning("tracking is away: %s", self._cause(error))
             return False
         return True
+
+    def _cause(self, error: Exception) -> str:
+        lines = str(error).splitlines() or [type(error).__name__]
+        return str(redact(lines[0], names_in(self._uri)))[:200]
 
     def _end_stale(self) -> None:
         """No run of this experiment that nobody works on stays RUNNING."""

@@ -26,6 +26,7 @@ import torch.distributed as dist
 
 from orchestrator.attempts import End, attempts_of, next_attempt, record_end
 from orchestrator.endurance import Retries
+from orchestrator.secrets import expand_environment, redact
 from orchestrator.store import RunFolder, State, Store, read_json
 from vitmodel.config import RunConfig, UserError
 from vitmodel.data.reader import Reading
@@ -127,7 +128,7 @@ def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], turn: T
         report = _reporter(folder.begin({"config": item["config"], "facts": item["facts"]}, dist.get_world_size()))
 
     def end(kind: End, reason: str) -> None:
-        record_end(folder, turn.attempt, kind, reason, turn.micro_batch)
+        record_end(folder, turn.attempt, kind, redact(reason, bundle["variables"]), turn.micro_batch)
 
     try:
         metrics = execute(config, _context(store, bundle, item, turn, report=report, end=end))
@@ -175,7 +176,7 @@ def _context(
     minutes = bundle["stall_seconds"] / 60
     return Context(
         folder=folder,
-        data_root=item["data_root"],
+        data_root=expand_environment(item["data_root"]),
         parent_weights=store.run(parent).path / WEIGHTS_FILE if parent else None,
         micro_batch=turn.micro_batch,
         zero_stage=bundle["zero_stage"],
