@@ -17,7 +17,7 @@ from orchestrator.describe import as_tuples, expand_datasets
 from orchestrator.initial import read_initial
 from orchestrator.questions import as_count
 from orchestrator.schema import Length, ObjectiveName, Size, Storage, Study
-from orchestrator.secrets import names_in
+from orchestrator.secrets import expand_environment, names_in
 from orchestrator.yamltree import Place, YamlTree
 from vitmodel.config import FAMILIES, ModelConfig, UserError, ViTConfig, suggest
 from vitmodel.variants import named_model

@@ -32,6 +32,7 @@ def facts(run_id: str, parent: str | None = None) -> dict[str, Any]:
         "steps": 4,
         "label": run_id,
         "shots": None,
+        "placement": {"group": {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "zero_stage": 0}},
     }
 
 
