@@ -52,7 +52,8 @@ class Prepared:
     def data(self) -> dict[str, Any]:
         """The plan as plain data, as plan.json has it."""
         data = plan_as_data(self.plan, self.bundles)
-        data["datasets"] = {name: as_named(root, self.file.variables) for name, root in data["datasets"].items()}
+        variables = self.file.variables
+        data["datasets"] = {name: as_named(root, variables) for name, root in data["datasets"].items()}
         return {**data, "imports": [table.name for table in self.file.study.imports]}
 
     def open_cells(self) -> tuple[Cell, ...]:
