@@ -6,8 +6,8 @@ PHOTO: 500 x 375 JPEGs of about 84 KB to 224 px, random-resized crop and flip. S
 read once and kept decoded (ours alone). Every side has the same encoded images in its own format and does the same work, in a
 process of its own bound to the same cores; sides take turns, and the median round of each counts. On one core nobody has loader
 processes; on two, peers have two and ours two threads for photos. Peers run on --peers-python, an environment of their own with
-torch, Pillow and what of webdataset, litdata, mosaicml-streaming, datasets, grain is to be compared; what cannot be imported there is
-said and left out.
+torch, Pillow and what of webdataset, litdata, mosaicml-streaming, datasets, grain is to be compared; what cannot be
+imported there is said and left out.
 """
 
 from __future__ import annotations
