@@ -193,7 +193,7 @@ class Lease:
     def take(self) -> None:
         """Take the lease, over a dead driver's if need be. Raises LeaseHeldError."""
         held = read_json(self.path)
-        if held and _alive(held):
+        if held and is_alive(held):
             raise LeaseHeldError(f"driver {held['pid']} on {held['host']} is at it (lease {self.path})")
         self.renew()
         time.sleep(0.05)  # of two that took it at once, the later writer stays
@@ -217,7 +217,8 @@ class Lease:
             self.path.unlink(missing_ok=True)
 
 
-def _alive(held: dict[str, Any]) -> bool:
+def is_alive(held: dict[str, Any]) -> bool:
+    """Whether the driver of a lease lives: its heart beats and, on this host, its process is there."""
     if held["host"] != socket.gethostname():
         return time.time() - float(held["time"]) < LEASE_SECONDS
     try:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from orchestrator import study as studies
 from orchestrator.commands.options import Json, Storage, StudyPath
-from orchestrator.store import State
+from orchestrator.questions import NAME
+from orchestrator.status import as_text, survey
+from orchestrator.store import Store, is_alive, read_json
 from orchestrator.tracking import Follower, tracking_uri
 from vitmodel.config import UserError
 
@@ -27,22 +33,41 @@ def plan(study: StudyPath, storage: Storage = None, as_json: Json = False) -> No
     raise typer.Exit(studies.run(study, storage=storage, plan_only=True, as_json=as_json))
 
 
+Watch = Annotated[
+    float | None, typer.Option("--watch", help="look again every so many seconds, until the driver ends", min=0.1)
+]
+
+
 @app.command()
-def status(study: StudyPath, storage: Storage = None, as_json: Json = False) -> None:
-    """State, attempts and cause of every run, from the store alone."""
-    prepared = studies.prepare(study, storage)
-    rows = []
-    for item in prepared.plan.runs:
-        folder = prepared.store.run(item.run_id)
-        reason = (folder.failure() or {}).get("reason", "").partition("\n")[0]
-        row = {"run_id": item.run_id, "label": item.label, "state": str(folder.state()), "attempts": folder.attempts()}
-        rows.append({**row, "reason": reason})
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    for row in rows:
-        print(f"{row['state']:9} {row['attempts']:2} {row['run_id']:24} {row['label']}  {row['reason']}".rstrip())
-    print(f"{sum(row['state'] == State.DONE for row in rows)} of {len(rows)} runs done")
+def status(study: StudyPath, storage: Storage = None, as_json: Json = False, watch: Watch = None) -> None:
+    """Who drives the study, and state, attempts, step and cause of every run. STUDY: its file or, with --storage, its name."""
+    store, data = _planned(study, storage)
+    while True:
+        found = survey(store, store.plan(data["study"]) or data) if _is_driven(store, data) else survey(store, data)
+        print(json.dumps(found.as_data(), indent=1) if as_json else as_text(found), flush=True)
+        if watch is None or found.is_over:
+            return
+        time.sleep(watch)
+        print()
+
+
+def _planned(study: Path, storage: str | None) -> tuple[Store, dict[str, Any]]:
+    """The store, and the plan of the study's file; where there is only a name, the plan that was run last."""
+    if study.exists() or storage is None:
+        prepared = studies.prepare(study, storage)
+        return prepared.store, prepared.data
+    store = Store(studies.storage_root(storage))
+    found = store.plan(study.name) if re.fullmatch(NAME, str(study)) else None
+    if found is None:
+        known = sorted(path.parent.name for path in store.root.glob("studies/*/plan.json"))
+        raise UserError(f"no file and no study called {study}", file=str(store.root), allowed=", ".join(known))
+    return store, found
+
+
+def _is_driven(store: Store, data: dict[str, Any]) -> bool:
+    """Whether somebody is at it: then what they run counts, not what the file says by now."""
+    held = read_json(store.study(data["study"]) / "lease.json")
+    return bool(held) and is_alive(held)
 
 
 @app.command()

@@ -1,0 +1,141 @@
+"""`vitscale status`: from the store alone, with drivers that live, that died by kill -9, and that live on another host."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import WriteStudy
+from test_results import cell, finish, make_store
+from typer.testing import CliRunner
+
+from orchestrator.attempts import End, record_end
+from orchestrator.cli import app
+from orchestrator.status import as_text, duration, survey
+from orchestrator.store import State, Store, write_json
+from orchestrator.study import prepare
+
+HOLD = """\
+import sys, time
+from pathlib import Path
+from orchestrator.store import Lease
+Lease(Path(sys.argv[1])).take()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def entry(step: int, speed: float = 0.0) -> str:
+    return json.dumps({"step": step, "train/loss": 1.0, "speed/images_per_second": speed, "time": time.time()}) + "\n"
+
+
+def half_done(root: Path) -> tuple[Store, dict[str, Any]]:
+    """One run done, in 72 s where one was planned; one at step 4 of 10 in its second attempt; one failed; one planned."""
+    store = make_store(root, cell("vit", 1000))
+    done, running, failed, _ = (run["run_id"] for run in cell("vit", 1000))
+    finish(store, done, 0.5)
+    store.run(running).begin({})
+    record_end(store.run(running), 0, End.OOM, "CUDA out of memory\nTraceback", 8)
+    with store.run(running).begin({}).open("a") as file:
+        file.write(entry(3, 90.0) + entry(4, 100.0) + '{"step": 5, "tr')
+    store.run(failed).begin({})
+    store.run(failed).fail(State.FAILED, "no space left\nTraceback")
+    plan = store.plan("toy")
+    assert plan is not None
+    return store, plan
+
+
+def test_every_run_with_step_attempts_cause_and_heartbeat(tmp_path: Path) -> None:
+    store, plan = half_done(tmp_path)
+    found = survey(store, plan)
+    done, running, failed, planned = found.runs
+    assert [run.state for run in found.runs] == [State.DONE, State.RUNNING, State.FAILED, State.PLANNED]
+    assert (done.step, done.steps, done.cause, done.heartbeat_seconds) == (10, 10, "", None)
+    assert (running.step, running.attempts, running.images_per_second) == (4, 2, 100.0)
+    assert running.cause == "after oom: CUDA out of memory"
+    assert running.heartbeat_seconds is not None
+    assert 0 <= running.heartbeat_seconds < 30
+    assert (failed.cause, failed.attempts, planned.attempts, planned.step) == ("no space left", 1, 0, 0)
+    assert found.counts == {"DONE": 1, "FAILED": 1, "PLANNED": 1, "RUNNING": 1}
+    assert found.work_seconds == pytest.approx(72 * (0.6 + 1))  # of planned seconds, each of which took 72
+    assert (found.driver, found.eta_seconds, found.is_over) == (None, None, True)
+    assert "nobody is at it" in as_text(found)
+
+
+def test_a_driver_lives_and_is_killed(tmp_path: Path) -> None:
+    store, plan = half_done(tmp_path)
+    driver = subprocess.Popen([sys.executable, "-c", HOLD, str(store.study("toy"))], stdout=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "held\n"
+        alive = survey(store, plan)
+        assert alive.driver is not None
+        assert (alive.driver.pid, alive.driver.host, alive.driver.is_alive) == (driver.pid, socket.gethostname(), True)
+        assert alive.eta_seconds == pytest.approx(alive.work_seconds)  # one run at work
+        assert f"driver {driver.pid} on {socket.gethostname()}" in as_text(alive)
+        assert not alive.is_over
+    finally:
+        driver.kill()
+        driver.wait()
+    dead = survey(store, plan)
+    assert dead.driver is not None
+    assert (dead.driver.is_alive, dead.eta_seconds, dead.is_over) == (False, None, True)
+    assert "dead" in as_text(dead)
+    assert "the same `run` command goes on" in as_text(dead)
+
+
+@pytest.mark.parametrize(("age", "is_alive"), [(10.0, True), (100.0, False)])
+def test_a_driver_on_another_host_is_known_by_its_heartbeat(age: float, is_alive: bool, tmp_path: Path) -> None:
+    store, plan = half_done(tmp_path)
+    lease = {"token": "t", "host": "elsewhere", "pid": 1, "time": time.time() - age}
+    write_json(store.study("toy") / "lease.json", lease)
+    found = survey(store, plan).driver
+    assert found is not None
+    assert (found.host, found.is_alive) == ("elsewhere", is_alive)
+    assert found.heartbeat_seconds == pytest.approx(age, abs=20)
+
+
+def test_the_command_with_a_file_with_a_name_and_as_json(write_study: WriteStudy, tmp_path: Path) -> None:
+    study, storage = write_study(), tmp_path / "runs"
+    runner = CliRunner()
+    by_file = runner.invoke(app, ["status", str(study), "--storage", str(storage), "--json"])
+    assert by_file.exit_code == 0, by_file.output
+    assert {run["state"] for run in json.loads(by_file.output)["runs"]} == {"PLANNED"}
+    assert not storage.exists(), "looking writes nothing"
+    write_json(Store(storage).study("tiny") / "plan.json", prepare(study, str(storage)).data)
+    by_name = runner.invoke(app, ["status", "tiny", "--storage", str(storage), "--json", "--watch", "0.1"])
+    assert json.loads(by_name.output)["runs"] == json.loads(by_file.output)["runs"]
+    unknown = runner.invoke(app, ["status", "tinny", "--storage", str(storage)])
+    assert "no study called tinny" in str(unknown.exception)
+    assert "tiny" in str(unknown.exception)
+
+
+def test_watching_ends_with_the_driver(tmp_path: Path) -> None:
+    store, _ = half_done(tmp_path)
+    lease = {"token": "t", "host": "elsewhere", "pid": 1, "time": time.time() - 59.0}
+    write_json(store.study("toy") / "lease.json", lease)
+    command = ["status", "toy", "--storage", str(tmp_path), "--watch", "0.2"]
+    shown = CliRunner().invoke(app, command).output
+    assert shown.count("runs done") >= 2
+    assert "alive" in shown
+    assert "dead" in shown.splitlines()[-1]
+
+
+def test_two_thousand_runs_are_looked_at_in_seconds(tmp_path: Path) -> None:
+    runs = [run for seed in range(500) for run in cell("vit", 1000, seed)]
+    store = make_store(tmp_path, runs)
+    for run in runs[:100]:
+        store.run(run["run_id"]).begin({})
+    began = time.process_time()
+    assert len(survey(store, {"study": "toy", "runs": runs}).runs) == 2000
+    assert time.process_time() - began < 5
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (-1, 42, 420, 12600, 1e6)] == ["0 s", "42 s", "7 min", "3.5 h", "12 d"]
