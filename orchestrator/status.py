@@ -1,4 +1,4 @@
-"""How a study stands, from the store alone: its driver, every run with state, attempts, step, heartbeat and cause, the time left.
+"""How a study stands, from the store alone: its driver, every run with state, attempts, step, heartbeat and cause, time left.
 
 Reads what drivers and workers leave; needs neither of them alive, nor Ray, nor MLflow.
 """
