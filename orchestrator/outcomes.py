@@ -38,6 +38,7 @@ def of_result(result: Facts, run: Facts) -> Facts:
         "loss": metrics.get("eval/loss", math.nan),
         "top1": top1,
         "error": 1 - top1,
+        "real_top1": metrics.get("eval/real_top1", math.nan),  # where images have several right answers
         "test_images": metrics.get("eval/samples", pd.NA),
         "skipped_images": metrics.get("data/skipped"),
         "source": "",
@@ -64,7 +65,7 @@ def without_result(seconds: float, run: Facts) -> Facts:
     """Cost so far of a run without a result, `seconds` over all attempts; its outcomes are missing."""
     group = run["placement"]["group"]
     return {
-        **dict.fromkeys(("loss", "top1", "error", "images_per_second", "mfu"), math.nan),
+        **dict.fromkeys(("loss", "top1", "error", "real_top1", "images_per_second", "mfu"), math.nan),
         "test_images": pd.NA,
         "source": "",
         "workers": group["workers"],

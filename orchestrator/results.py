@@ -49,6 +49,7 @@ COLUMNS: dict[str, str] = {
     "upstream_top1": "float64",
     "top1": "float64",
     "error": "float64",
+    "real_top1": "float64",
     "workers": "int64",
     "zero_stage": "int64",
     "gpu_hours": "float64",

@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -228,16 +227,14 @@ def test_provenance_names_all_that_occurs(tmp_path: Path) -> None:
     }
 
 
-def test_two_thousand_runs_are_collected_in_seconds(tmp_path: Path) -> None:
+def test_two_thousand_runs_are_collected(tmp_path: Path) -> None:
     runs = [run for seed in range(250) for family in MODELS for run in cell(family, 1000, seed)]
     store = make_store(tmp_path, runs)
     for run in runs:
         write_json_fast(store, run["run_id"])
-    begun = time.perf_counter()
-    frame = results.collect(tmp_path, "toy")
+    frame = results.collect(tmp_path, "toy")  # how fast: bench/collect.py
     assert len(frame) == 2000
     assert (frame["status"] == "DONE").all()
-    assert time.perf_counter() - begun < 30  # about half a second: the bound only catches a quadratic mistake
 
 
 def write_json_fast(store: Store, run_id: str) -> None:

@@ -89,12 +89,10 @@ def test_mlflow_has_one_run_a_run(unbroken: tuple[Path, Path, subprocess.Complet
 def test_the_same_command_again_trains_nothing(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
     study, storage, _ = unbroken
     before = {path: path.stat().st_mtime_ns for path in (storage / "runs").rglob("*") if path.is_file()}
-    started = time.perf_counter()
     done = run_study(study, storage, env=clean_environment())
     assert done.returncode == 0, done.stderr
     assert "nothing was left to train" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in (storage / "runs").rglob("*") if path.is_file()} == before
-    assert time.perf_counter() - started < 60  # about 10 s on a quiet machine
 
 
 def test_another_study_shares_the_runs(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
