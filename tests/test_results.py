@@ -19,7 +19,7 @@ from vitmodel.config import UserError
 ROW_OF_THE_DESIGN = (
     "study, run_id, parent_id, phase, family, variant, recipe, params, forward_flops, dataset, dataset_size, length, epochs, "
     "steps, examples_seen, train_flops, pretrain_flops, task, finetune_epochs, resolution, shots, seed, upstream_loss, "
-    "upstream_top1, top1, error, workers, zero_stage, gpu_hours, images_per_second, mfu, status, attempts, core_hours, "
+    "upstream_top1, top1, error, real_top1, workers, zero_stage, gpu_hours, images_per_second, mfu, status, attempts, core_hours, "
     "seconds, micro_batch, reason, test_images, skipped_images, source, objective"
 )
 
