@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator.mlflowdb import make_database
 from orchestrator.secrets import expand_environment, names_in, redact
 from orchestrator.store import RunFolder, State, Store, read_json, write_json
 from orchestrator.watch import Watch
@@ -89,7 +90,9 @@ class Follower:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets its own
-        client = MlflowClient(tracking_uri=expand_environment(self._uri))
+        address = expand_environment(self._uri)
+        make_database(address)
+        client = MlflowClient(tracking_uri=address)
         name = self._plan["study"]
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -100,14 +103,12 @@ class Follower:
             experiment_id = experiment.experiment_id
         if self._cursor.get("experiment") != experiment_id:  # another database: what was sent elsewhere does not count
             self._cursor = {"uri": self._uri, "experiment": experiment_id, "runs": _existing(client, experiment_id)}
-        self._cursor["parent"] = (
-            self._cursor["runs"].get("study", {}).get("id")
-            or client.create_run(
-                experiment_id, run_name=name, tags={"run_id": "study", "phase": "study", "study": name}
-            ).info.run_id
+        parent = self._cursor["runs"].get("study", {}).get("id") or self._create(
+            client, "study", name, {"phase": "study", "study": name}
         )
-        self._cursor["runs"]["study"] = {"id": self._cursor["parent"], "step": 0, "state": "RUNNING"}
-        client.update_run(self._cursor["parent"], status="RUNNING")
+        self._cursor["parent"] = parent
+        self._cursor["runs"]["study"] = {"id": parent, "step": 0, "state": "RUNNING"}
+        client.update_run(parent, status="RUNNING")
         self._client = client
         self._save()
 
@@ -117,12 +118,11 @@ class Follower:
         known = self._cursor["runs"].get(run_id)
         if (known and known["state"] == state == State.DONE) or (known is None and state is State.PLANNED):
             return
-        params: list[Any] = []
         if known is None:
-            known = {"id": self._create(run_id), "step": 0, "state": str(State.RUNNING)}
+            known = {"id": self._create_run(run_id), "step": 0, "state": str(State.RUNNING)}
             self._cursor["runs"][run_id] = known
             self._save()
-            params = _params(self._facts[run_id], folder)
+        params = [] if known.get("has_keys") else _params(self._facts[run_id], folder)
         entries = [entry for entry in folder.metrics() if entry["step"] > known["step"]]
         metrics = _curve(entries) + self._outcome(folder)
         for start in range(BATCH, len(metrics), BATCH):
@@ -131,17 +131,27 @@ class Follower:
         if (status := ENDED.get(state, "FAILED")) != ENDED.get(State(known["state"]), "FAILED"):
             change = self._client.update_run if status == "RUNNING" else self._client.set_terminated
             change(known["id"], status=status)
-        known |= {"state": str(state), "step": entries[-1]["step"] if entries else known["step"]}
+        known |= {"state": str(state), "step": entries[-1]["step"] if entries else known["step"], "has_keys": True}
         self._save()
 
-    def _create(self, run_id: str) -> str:
+    def _create_run(self, run_id: str) -> str:
         """A run with its keys as tags, so that flat filters find it."""
         facts = self._facts[run_id]
-        named = ("run_id", "phase", "family", "variant", "dataset", "seed")
+        named = ("phase", "family", "variant", "dataset", "seed")
         tags = {name: str(facts[name]) for name in named if facts[name] is not None}
         tags |= {"study": self._plan["study"], "parent_id": facts["parent_id"] or ""}
         tags["mlflow.parentRunId"] = self._cursor["parent"]
-        run = self._client.create_run(self._cursor["experiment"], run_name=facts["label"], tags=tags)
+        return self._create(self._client, run_id, facts["label"], tags)
+
+    def _create(self, client: Any, run_id: str, label: str, tags: dict[str, str]) -> str:
+        """Make a run in MLflow, once: what an earlier try made, that was killed or never got its answer, is found."""
+        experiment = self._cursor["experiment"]
+        is_known = self._cursor.get("making") == run_id
+        if is_known and (made := client.search_runs([experiment], f"tags.run_id = '{run_id}'", max_results=1)):
+            return str(made[0].info.run_id)
+        self._cursor["making"] = run_id
+        self._save()
+        run = client.create_run(experiment, run_name=label, tags={"run_id": run_id, **tags})
         return str(run.info.run_id)
 
     def _outcome(self, folder: RunFolder) -> list[Any]:
@@ -198,7 +208,12 @@ def _existing(client: Any, experiment_id: str) -> dict[str, Any]:
         page = client.search_runs([experiment_id], max_results=1000, page_token=token)
         for run in page:
             if run_id := run.data.tags.get("run_id"):
-                found[run_id] = {"id": run.info.run_id, "step": 0, "state": str(State.RUNNING)}
+                found[run_id] = {
+                    "id": run.info.run_id,
+                    "step": 0,
+                    "state": str(State.RUNNING),
+                    "has_keys": bool(run.data.params),
+                }
         token = page.token
         if not token:
             return found

@@ -84,6 +84,7 @@ LAYERS: dict[str, str] = {
     "orchestrator.scaling": "L3a",
     "orchestrator.tables": "L3a",
     "orchestrator.tracking": "L3b",
+    "orchestrator.mlflowdb": "L3b",
     "orchestrator.worker": "L3b",
     "orchestrator.packing": "L3b",
     "orchestrator.launch": "L3b",

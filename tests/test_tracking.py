@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from mlflow import MlflowClient
 
 from orchestrator.store import State, Store, write_json
@@ -98,6 +99,34 @@ def test_follows_dies_and_goes_on(lose_cursor: bool, tmp_path: Path) -> None:
     assert runs["pretrain-a"].data.metrics["error"] == 0.5
     assert runs["pretrain-a"].data.params["model.width"] == "8"
     assert [a.path for a in client.list_artifacts(runs["study"].info.run_id)] == ["report.html"]
+
+
+@pytest.mark.parametrize(("lost", "dies"), [("study", True), ("pretrain-a", False), ("pretrain-a", True)])
+def test_a_run_whose_making_was_not_answered_is_made_once(
+    lost: str, dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow makes the run, and then the answer is lost, or the driver is killed: it is found again, with its keys."""
+    create, answers = MlflowClient.create_run, []
+
+    def unanswered(client: MlflowClient, *arguments: Any, **keys: Any) -> Any:
+        made = create(client, *arguments, **keys)
+        if keys["tags"]["run_id"] == lost and not answers:
+            answers.append(made)
+            raise ConnectionError("no answer")
+        return made
+
+    monkeypatch.setattr(MlflowClient, "create_run", unanswered)
+    store = Store(tmp_path)
+    train(store, "pretrain-a", range(1, 3))
+    uri = tracking_uri("auto", store)
+    follower = Follower(store, PLAN, uri)
+    follower.poll()
+    assert answers
+    assert follower.behind == 1
+    poll_until_sent(Follower(store, PLAN, uri) if dies else follower)
+    runs = runs_of(MlflowClient(uri))
+    assert runs.keys() == {"study", "pretrain-a"}
+    assert runs["pretrain-a"].data.params["model.width"] == "8"
 
 
 def test_a_healed_run_is_no_longer_failed(tmp_path: Path) -> None:
@@ -186,11 +215,31 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 def poll_until_sent(follower: Follower) -> None:
     deadline = time.monotonic() + 60
+    follower.poll()
     while follower.behind and time.monotonic() < deadline:
         follower._not_before = 0.0
         follower.poll()
         time.sleep(0.5)
     assert not follower.behind
+
+
+def test_a_driver_that_is_killed_while_the_database_is_made(tmp_path: Path) -> None:
+    """The sqlite file has all tables or does not exist: the next driver goes on."""
+    uri = tracking_uri("auto", Store(tmp_path))
+    script = f"from orchestrator.mlflowdb import make_database; make_database({uri!r})"
+    driver = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, cwd=ROOT)
+    deadline = time.monotonic() + 90
+    while not any(path.stat().st_size > 65536 for path in tmp_path.glob(".mlflow.db-*")):  # in the middle of its migrations
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    store = Store(tmp_path)
+    train(store, "pretrain-a", range(1, 3))
+    assert Follower(store, PLAN, uri).finish([], {})
+    assert len(loss_curve(MlflowClient(uri), runs_of(MlflowClient(uri))["pretrain-a"].info.run_id)) == 2
 
 
 def test_a_damaged_cursor_is_not_trusted(tmp_path: Path) -> None:
