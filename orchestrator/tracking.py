@@ -208,12 +208,8 @@ def _existing(client: Any, experiment_id: str) -> dict[str, Any]:
         page = client.search_runs([experiment_id], max_results=1000, page_token=token)
         for run in page:
             if run_id := run.data.tags.get("run_id"):
-                found[run_id] = {
-                    "id": run.info.run_id,
-                    "step": 0,
-                    "state": str(State.RUNNING),
-                    "has_keys": bool(run.data.params),
-                }
+                sent = {"step": 0, "state": str(State.RUNNING), "has_keys": bool(run.data.params)}
+                found[run_id] = {"id": run.info.run_id, **sent}
         token = page.token
         if not token:
             return found
