@@ -19,8 +19,8 @@ from vitmodel.config import UserError
 ROW_OF_THE_DESIGN = (
     "study, run_id, parent_id, phase, family, variant, recipe, params, forward_flops, dataset, dataset_size, length, epochs, "
     "steps, examples_seen, train_flops, pretrain_flops, task, finetune_epochs, resolution, shots, seed, upstream_loss, "
-    "upstream_top1, top1, error, real_top1, workers, zero_stage, gpu_hours, images_per_second, mfu, status, attempts, core_hours, "
-    "seconds, micro_batch, reason, test_images, skipped_images, source, objective"
+    "upstream_top1, top1, error, real_top1, workers, zero_stage, gpu_hours, images_per_second, mfu, status, attempts, "
+    "core_hours, seconds, micro_batch, reason, test_images, skipped_images, source, objective"
 )
 
 MODELS = {"vit": ("V8", 1000, 2e9), "resnet": ("R8", 2000, 3e9)}
