@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator import budget, elastic
+from orchestrator import budget, elastic, janitor
 from orchestrator.budget import Group
 from orchestrator.plan import Bundle, Cell, Plan
 from orchestrator.planview import run_facts
@@ -43,6 +43,7 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 GROUP_TIMEOUT_SECONDS = 120  # of a collective that waits for a dead worker
+TRIAL_DEATHS = 20  # of hosts that a trial, which holds nothing and remembers nothing, may lie on
 
 
 class NoClusterError(Exception):
@@ -125,27 +126,33 @@ def launch(study: Study, plan: Plan, bundles: list[Bundle], slots: dict[Group, i
             "scratch": str(scratch),
         },
         tune_config=tune.TuneConfig(max_concurrent_trials=max(1, min(slots.values())), reuse_actors=True),
-        run_config=tune.RunConfig(name="tune", storage_path=str(scratch), verbose=0),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=TRIAL_DEATHS),
+        ),
     )
     try:
-        results = tuner.fit()
+        with janitor.sweeping():
+            results = tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    for error in results.errors:
-        said = redact(str(error).strip().splitlines()[-1], variables_of(study))
+    ended = [str(error) for error in results.errors] + [r.metrics["error"] for r in results if (r.metrics or {}).get("error")]
+    for error in ended:
+        said = redact(error.strip().splitlines()[-1], variables_of(study))
         logging.getLogger(__name__).error("bundle ended early: %s", said)
     mark_unfinished(tuple(cell for bundle in bundles for cell in bundle.cells), store)
 
 
-def lean_trainer(private_cluster: bool) -> Any:
+def lean_trainer() -> Any:
     """TorchTrainer without the actors that do nothing for us: each is a Python process to start, 2 s of a core.
 
-    The dataset manager serves Ray Data, which we do not use. The placement group cleaner frees the CPUs of a killed
-    controller with the dashboard's help; a private cluster has no dashboard and ends with its driver.
+    The dataset manager serves Ray Data, which we do not use. The placement group cleaner's work is the driver's (janitor.py).
     """
     from ray.train.torch import TorchTrainer
 
-    needless = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if private_cluster else set())
+    needless = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
     class LeanTrainer(TorchTrainer):  # type: ignore[misc, unused-ignore]
         def _create_default_callbacks(self) -> list[Any]:
@@ -158,12 +165,30 @@ def trial(config: dict[str, Any]) -> dict[str, Any]:
     """One Tune trial: the worker group of one bundle, started again after its workers die.
 
     A group of fixed size is started again by Ray Train. One that takes what there is room for comes back here, and goes
-    on with as many workers as the cluster offers then.
+    on with as many workers as the cluster offers then. What ends it for good is a value and not an error: Tune starts
+    a trial again after errors, and is to do so only where the trial itself died, with its host.
     """
+    import ray.train
+
     payload = read_json(Path(config["payload"]))
-    if not payload["resize"]:
-        return {"executed": group_of(payload, payload["workers"], payload["group_failures"], config).fit().return_value}
-    return {"executed": elastic.run(payload, lambda workers: group_of(payload, workers, 0, config).fit().return_value)}
+    try:
+        if payload["resize"]:
+            return {"executed": elastic.run(payload, lambda workers: group_of(payload, workers, 0, config).fit().return_value)}
+        return {"executed": fixed_group(payload, config)}
+    except ray.train.TrainingFailedError as error:
+        return {"executed": 0, "error": f"{type(error).__name__}: {error}"}
+
+
+def fixed_group(payload: dict[str, Any], config: dict[str, Any]) -> int:
+    """Work through a bundle with a group of fixed size, with another controller where one is killed."""
+    from ray.exceptions import RayActorError
+
+    for left in range(payload["group_failures"], -1, -1):
+        try:
+            return int(group_of(payload, payload["workers"], left, config).fit().return_value)
+        except RayActorError as error:  # not an end that Ray Train knows of
+            died = error
+    raise died
 
 
 def group_of(payload: dict[str, Any], workers: int, failures: int, config: dict[str, Any]) -> Any:
@@ -175,7 +200,7 @@ def group_of(payload: dict[str, Any], workers: int, failures: int, config: dict[
 
     uses_gpu = payload["gpus_per_worker"] > 0
     timeout = max(GROUP_TIMEOUT_SECONDS, int(payload["stall_seconds"]) + 60)  # a stall is to be seen as one first
-    return lean_trainer(payload["private_cluster"])(
+    return lean_trainer()(
         work,
         train_loop_config=payload,
         torch_config=NoticedTorchConfig(backend="nccl" if uses_gpu else "gloo", timeout_s=timeout),
@@ -221,7 +246,6 @@ def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> di
         "began": time.time(),
         "variables": variables,  # names: each worker reads their values itself
         "git": git_state(),
-        "private_cluster": not on_cluster(),
         "first_attempts": {run.run_id: store.run(run.run_id).attempts() for run in runs},
         "runs": [
             {

@@ -280,7 +280,8 @@ def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.Dat
         **efficiency,
     }
     page = report.write(frame, folder, facts, found)
-    return frame, found, [results.write(frame, folder), page, folder / "claims.csv", folder / "figures"]
+    files = [results.write(frame, folder), page, folder / "claims.csv", folder / "figures"]
+    return frame, found, [path for path in files if path.exists()]  # where nothing is done yet there is nothing to draw
 
 
 def _finish(prepared: Prepared, follow: Follow, started: float, worked: bool) -> int:

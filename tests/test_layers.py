@@ -87,6 +87,8 @@ LAYERS: dict[str, str] = {
     "orchestrator.mlflowdb": "L3b",
     "orchestrator.worker": "L3b",
     "orchestrator.packing": "L3b",
+    "orchestrator.interfaces": "L3b",
+    "orchestrator.janitor": "L3b",
     "orchestrator.launch": "L3b",
     "orchestrator.elastic": "L3b",
     "orchestrator.noticed": "L3b",

@@ -1,0 +1,190 @@
+"""More than one host, and what dies there: hosts out of network namespaces, a cable pulled, a controller and a driver killed.
+
+Every broken study must end with the rows and the losses of the unbroken one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import hostlab
+import pandas as pd
+import psutil
+import pytest
+from conftest import ROOT, TINY, clean_environment, run_study, study_command
+from hostlab import RAY, Host
+from ruamel.yaml import YAML
+from test_study import curves, outcomes
+
+from orchestrator.interfaces import interface_of
+from orchestrator.store import Store
+
+pytestmark = pytest.mark.timeout(600)
+RUN_OF_TWO = {"workers": 2, "cpus_per_worker": 1, "zero_stage": 1, "checkpoint": {"every": "50 steps"}}
+QUICK_TO_NOTICE = {  # Ray gives a silent host up after 25 s by default
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "4",
+}
+
+
+def study_file(folder: Path) -> Path:
+    """One ViT, pretrained long enough to be hit in the middle by two workers, and probed."""
+    content = YAML().load(TINY)
+    content["resources"] = RUN_OF_TWO
+    content["on_failure"] = {"retries": {"failures": 5, "pause_seconds": 0}}
+    content["pretrain"].update(sizes=[128], models=content["pretrain"]["models"][:1], lengths=[{"steps": 800}])
+    del content["transfer"]
+    with (folder / "tiny.yaml").open("w") as file:
+        YAML().dump(content, file)
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(file, storage) of the study, run once without a hitch."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    done = run_study(study_file(folder), folder / "runs", env=clean_environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "tiny.yaml", folder / "runs"
+
+
+def test_kill_9_of_a_controller(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its workers go, what they held is free again, the study goes on: on a cluster of ours there is no dashboard to help."""
+    study, reference = unbroken
+    driver = start(study, tmp_path / "runs")
+    await_checkpoint(tmp_path / "runs", driver)
+    (controller,) = named(psutil.Process(driver.pid).children(recursive=True), "TrainController")
+    workers = named(psutil.Process(driver.pid).children(recursive=True), "RayTrainWorker")
+    assert len(workers) == 2
+    controller.kill()
+    within(10, lambda: alive(workers))
+    assert_ends_like(driver, tmp_path / "runs", reference)
+
+
+def test_kill_9_of_the_driver_leaves_no_process(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
+    driver = start(unbroken[0], tmp_path / "runs")
+    await_checkpoint(tmp_path / "runs", driver)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    agents = named(family, "ray::DashboardAgent") + named(family, "ray::RuntimeEnvAgent")  # of Ray itself; these take longer
+    assert named(family, "RayTrainWorker")
+    driver.kill()
+    within(10, lambda: alive([process for process in family if process not in agents]))
+    driver.wait()
+
+
+def test_gloo_talks_through_the_interface_that_ray_uses() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("198.51.100.7") is None
+
+
+@pytest.fixture
+def cluster() -> Iterator[tuple[list[Host], dict[str, str]]]:
+    """A head without CPUs and three hosts of one CPU, with a token: (hosts, environment of a driver on the first)."""
+    if reason := hostlab.missing():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="vsh", dir="/tmp") as folder, hostlab.hosts(4) as hosts:
+        token = Path(folder, "token")
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        environment = {**clean_environment(), **QUICK_TO_NOTICE, "PYTHONPATH": str(ROOT)}
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        head, quiet = hosts[0], ["--disable-usage-stats", "--include-dashboard=false"]
+        at = f"{head.address}:6379"
+        options = [f"--node-ip-address={head.address}", "--port=6379", "--num-cpus=0", f"--temp-dir={folder}/ray"]
+        ray_start(head, environment, "--head", *options, *quiet)
+        joins = [join(host, environment, at) for host in hosts[1:]]
+        assert not any(joined.wait(timeout=120) for joined in joins)
+        yield hosts, {**environment, "RAY_ADDRESS": at}
+
+
+def test_a_host_is_cut_off(cluster: tuple[list[Host], dict[str, str]], unbroken: tuple[Path, Path], tmp_path: Path) -> None:
+    """A run of two workers on two hosts loses one of them, and goes on with the third."""
+    (hosts, environment), (study, reference) = cluster, unbroken
+    driver = start(study, tmp_path / "runs", hosts[0], environment)
+    await_checkpoint(tmp_path / "runs", driver)
+    busy = [host for host in hosts[1:] if named(on_host(host), "RayTrainWorker")]
+    assert len(busy) == 2, "the workers of one run are on two hosts"
+    busy[1].cut()
+    assert_ends_like(driver, tmp_path / "runs", reference)
+    assert Store(tmp_path / "runs").run(pretrain_of(tmp_path / "runs")).attempts() > 1
+
+
+def ray_start(host: Host, environment: dict[str, str], *options: str) -> None:
+    command = host.command(RAY, "start", *options)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def join(host: Host, environment: dict[str, str], head: str) -> subprocess.Popen[bytes]:
+    options = [f"--address={head}", f"--node-ip-address={host.address}", "--num-cpus=1", "--disable-usage-stats"]
+    return subprocess.Popen(
+        host.command(RAY, "start", *options), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def start(study: Path, storage: Path, host: Host | None = None, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    command = study_command(study, storage)
+    return subprocess.Popen(
+        host.command(*command) if host else command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env or clean_environment(),
+    )
+
+
+def pretrain_of(storage: Path) -> str:
+    return next(path.name for path in (storage / "runs").iterdir() if path.name.startswith("pretrain"))
+
+
+def await_checkpoint(storage: Path, driver: subprocess.Popen[str]) -> None:
+    """Until the training is under way and has something to go on from."""
+    deadline = time.monotonic() + 240
+    while not list((storage / "runs").glob("pretrain-*/checkpoints/step-*/COMPLETE")):
+        assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def named(processes: list[psutil.Process], title: str) -> list[psutil.Process]:
+    """Ray's processes of this kind of actor."""
+    return [process for process in processes if process.is_running() and title in " ".join(process.cmdline())]
+
+
+def alive(processes: list[psutil.Process]) -> list[str]:
+    """Titles of those that still run."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.cmdline()[0])
+    return found
+
+
+def on_host(host: Host) -> list[psutil.Process]:
+    found = subprocess.run([hostlab.IP, "netns", "pids", host.namespace], capture_output=True, text=True, check=True)
+    return [psutil.Process(int(pid)) for pid in found.stdout.split()]
+
+
+def within(seconds: float, remaining: Callable[[], list[str]]) -> None:
+    """Until nothing remains."""
+    deadline = time.monotonic() + seconds
+    while left := remaining():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def assert_ends_like(driver: subprocess.Popen[str], storage: Path, reference: Path) -> None:
+    """The study ends well, with the same rows and, to the last bit, the same losses."""
+    said = driver.communicate(timeout=300)[0]
+    assert driver.returncode == 0, said
+    pd.testing.assert_frame_equal(outcomes(storage), outcomes(reference))
+    assert curves(storage) == curves(reference)
