@@ -26,12 +26,11 @@ from orchestrator.interfaces import interface_of
 from orchestrator.store import Store
 
 pytestmark = pytest.mark.timeout(600)
-RUN_OF_TWO = {"workers": 2, "cpus_per_worker": 1, "zero_stage": 1, "checkpoint": {"every": "50 steps"}}
+RUN_OF_TWO = {"workers": 2, "cpus_per_worker": 1, "checkpoint": {"every": "50 steps"}}
 QUICK_TO_NOTICE = {  # Ray gives a silent host up after 25 s by default
-    "RAY_health_check_initial_delay_ms": "500",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "4",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "3",
 }
 
 
@@ -100,8 +99,8 @@ def cluster() -> Iterator[tuple[list[Host], dict[str, str]]]:
         at = f"{head.address}:6379"
         options = [f"--node-ip-address={head.address}", "--port=6379", "--num-cpus=0", f"--temp-dir={folder}/ray"]
         ray_start(head, environment, "--head", *options, *quiet)
-        joins = [join(host, environment, at) for host in hosts[1:]]
-        assert not any(joined.wait(timeout=120) for joined in joins)
+        for host in hosts[1:]:
+            ray_start(host, environment, f"--address={at}", f"--node-ip-address={host.address}", "--num-cpus=1", quiet[0])
         yield hosts, {**environment, "RAY_ADDRESS": at}
 
 
@@ -121,13 +120,6 @@ def ray_start(host: Host, environment: dict[str, str], *options: str) -> None:
     command = host.command(RAY, "start", *options)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def join(host: Host, environment: dict[str, str], head: str) -> subprocess.Popen[bytes]:
-    options = [f"--address={head}", f"--node-ip-address={host.address}", "--num-cpus=1", "--disable-usage-stats"]
-    return subprocess.Popen(
-        host.command(RAY, "start", *options), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
 
 
 def start(study: Path, storage: Path, host: Host | None = None, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
