@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from vitmodel.data.descriptions import FolderFormat, PackConfig
 from vitmodel.data.order import Batch
 from vitmodel.data.reader import Dataset, Reading
 from vitmodel.data.shards import pack
+from vitmodel.training.evaluate import features
 from vitmodel.training.skipped import counting
 
 COUNT = 64
@@ -167,6 +169,17 @@ def test_skipped_samples_are_replaced_the_same_way_everywhere(photos: Path, tmp_
         assert equal(steps(Dataset(root, "train", 32, reading=reading), workers), expected)
     good = Dataset(photos, "train", 32).read(np.array([7]))
     assert np.array_equal(usual.read(np.array([5, 6])), np.concatenate([good, good]))
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_a_probe_takes_the_label_of_the_image_it_sees(photos: Path, tmp_path: Path, cache: Literal["auto", "off"]) -> None:
+    classes = Dataset(photos, "train", 16).labels
+    bad = int(np.flatnonzero(np.diff(classes))[0])  # the next sample, which stands in, is of another class
+    root = damaged(photos, tmp_path / "bad", [bad])
+    dataset = Dataset(root, "train", 16, reading=Reading(cache=cache, skip_up_to=0.1))
+    images, labels = features(lambda images: images.flatten(1), dataset, np.arange(bad + 2), batch_size=4)
+    assert torch.equal(images[bad], images[bad + 1])
+    assert labels.tolist() == [*classes[:bad], classes[bad + 1], classes[bad + 1]]
 
 
 def test_more_bad_samples_than_the_cap(photos: Path, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_shard_that_never_comes_is_named(packed: Path, tmp_path: Path, fault: 
 
 
 @pytest.mark.parametrize(
-    ("change", "cap"), [("shorter", 2**30), ("other bytes", 2**30), ("longer", 1000), ("shorter", 1000), ("other bytes", 1000)]
+    ("change", "cap"), [(change, cap) for change in ("longer", "shorter", "other bytes") for cap in (2**30, 1000)]
 )
 def test_a_shard_that_was_changed_after_indexing(packed: Path, tmp_path: Path, change: str, cap: int) -> None:
     root = tmp_path / "changed"

@@ -120,7 +120,8 @@ def _download(url: str, partial: Path, size: int, sha256: str, patience: Patienc
     digest = hashlib.sha256()
     with partial.open("wb") as file:
         for start in range(0, size, CHUNK_BYTES):
-            data = read_range(url, start, min(CHUNK_BYTES, size - start), patience)
+            length = min(CHUNK_BYTES, size - start)
+            data = read_range(url, start, length, patience, last=start + length == size)
             digest.update(data)
             file.write(data)
     if digest.hexdigest() != sha256:

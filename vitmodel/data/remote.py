@@ -53,18 +53,22 @@ def join(root: str | Path, name: str) -> str:
     return f"{str(root).rstrip('/')}/{name}" if is_url(root) else str(Path(root) / name)
 
 
-def read_range(url: str, start: int, length: int, patience: Patience) -> bytes:
-    """Exactly `length` bytes from byte `start`. Raises RemoteError."""
+def read_range(url: str, start: int, length: int, patience: Patience, *, last: bool = False) -> bytes:
+    """Exactly `length` bytes from byte `start`; the file must end there if they are its `last`. Raises RemoteError."""
+    asked = length + last  # a byte more than there should be
 
     def once() -> bytes:
-        data = _reply(url, patience, start, start + length)
-        if len(data) > length and len(data) >= start + length:  # a server that knows no ranges sends the whole file
-            data = data[start : start + length]
-        if len(data) != length:
+        data = _reply(url, patience, start, start + asked)
+        if len(data) > asked and len(data) >= start + length:  # a server that knows no ranges sends the whole file
+            data = data[start : start + asked]
+        if len(data) < length or len(data) > asked:
             raise RemoteError(f"{len(data)} bytes came, not {length}")
         return data
 
-    return _patiently(url, f"at byte {start}", once, patience)
+    data = _patiently(url, f"at byte {start}", once, patience)
+    if len(data) > length:
+        raise RemoteError(f"{url}: longer than the {start + length} bytes that the index says: it was changed after indexing")
+    return data
 
 
 def read_whole(url: str, patience: Patience) -> bytes:

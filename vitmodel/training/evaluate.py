@@ -80,7 +80,15 @@ def _answers(dataset: Dataset, labels: Ints, places: Ints) -> Ints:
 
 
 @torch.no_grad()
-def features(forward: Forward, dataset: Dataset, samples: np.ndarray, *, batch_size: int) -> Tensor:
-    """Representations of the given samples, fp32 on the CPU: (samples, D)."""
-    parts = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
-    return torch.cat([forward(normalise(dataset.read(part), device())).float().cpu() for part in parts])
+def features(forward: Forward, dataset: Dataset, samples: Ints, *, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Representations of the given samples, fp32 on the CPU: (samples, D), and their classes (samples,).
+
+    Where an image stands in for a bad one, its class does, too.
+    """
+    found, labels = [], []
+    for start in range(0, len(samples), batch_size):
+        part = samples[start : start + batch_size]
+        loaded = dataset.load(Batch(part, np.zeros_like(part)))
+        found.append(forward(normalise(loaded.images, device())).float().cpu())
+        labels.append(torch.from_numpy(loaded.labels))
+    return torch.cat(found), torch.cat(labels)

@@ -237,8 +237,8 @@ def _probe(config: RunConfig, context: Context, guard: StallGuard) -> Metrics:
         guard.beat()
         return module.features(images)
 
-    few_shot = features(represent, dataset, shots, batch_size=EVAL_BATCH)
-    probe = LinearProbe(few_shot, torch.from_numpy(dataset.labels[shots]), config.classes)
+    few_shot, labels = features(represent, dataset, shots, batch_size=EVAL_BATCH)
+    probe = LinearProbe(few_shot, labels, config.classes)
 
     def forward(images: Tensor) -> Tensor:
         with torch.no_grad():
