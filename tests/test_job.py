@@ -41,20 +41,20 @@ def processes_of(folder: str) -> list[int]:
 
 
 @pytest.fixture
-def head() -> Iterator[tuple[str, dict[str, str]]]:
-    """A Ray head on loopback with a token: (address of its job API, environment of a client)."""
+def head() -> Iterator[tuple[str, dict[str, str], str]]:
+    """A Ray head on loopback with a token: (address of its job API, environment of a client, address of the head)."""
     with tempfile.TemporaryDirectory(prefix="vsj", dir="/tmp") as folder:  # short: unix sockets live in it
         port, token = free_port(), Path(folder, "token")
         activated = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the job's `python` is the head's
         environment = {**clean_environment(), "RAY_AUTH_TOKEN_PATH": str(token), "PATH": activated}
-        command = [str(ROOT / "cluster/head.sh"), "--num-cpus=2", f"--temp-dir={folder}", f"--port={free_port()}"]
+        command = [str(ROOT / "cluster/head.sh"), "--num-cpus=2", f"--temp-dir={folder}", f"--port={(gcs := free_port())}"]
         command += [f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
         command += [f"--ray-client-server-port={free_port()}"]
         try:
             started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
             assert started.returncode == 0, started.stdout + started.stderr
             assert token.stat().st_mode & 0o777 == 0o600
-            yield f"http://127.0.0.1:{port}", {**environment, "RAY_AUTH_MODE": "token"}
+            yield f"http://127.0.0.1:{port}", {**environment, "RAY_AUTH_MODE": "token"}, f"127.0.0.1:{gcs}"
         finally:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 for pid in processes_of(folder):
@@ -62,8 +62,8 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
                 time.sleep(2)
 
 
-def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str]], write_study: WriteStudy, tmp_path: Path) -> None:
-    address, environment = head
+def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str], str], write_study: WriteStudy, tmp_path: Path) -> None:
+    address, environment, gcs = head
 
     def change(content: dict) -> None:
         content["pretrain"]["sizes"] = [128]
@@ -98,6 +98,25 @@ def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str]], write_
         check=False,
     )
     assert refused.returncode != 0, "the job API must ask for the token"
+    meet_the_doctor(address, environment, gcs, tmp_path)
+
+
+def meet_the_doctor(address: str, environment: dict[str, str], gcs: str, storage: Path) -> None:
+    """What `vitscale doctor` says of this head: with the token, with modes that differ, with a wrong token; what its nodes see."""
+    code = "from orchestrator.checks.cluster import dashboard, head; print(*(f.level + ' ' + f.text for f in head() + dashboard()))"
+    ask = {**environment, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
+    for changes, words in (
+        ({}, "ok the head"),
+        ({"RAY_AUTH_MODE": "disabled"}, "fail modes differ"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "fail the head"),
+    ):
+        said = subprocess.check_output([sys.executable, "-c", code], env={**ask, **changes}, text=True)
+        assert said.startswith(words), said
+        assert "listens on loopback only" in said
+    command = [sys.executable, "-m", "orchestrator.checks.nodes", str(storage)]
+    seen = subprocess.run(command, env={**ask, "RAY_ADDRESS": gcs}, capture_output=True, text=True, timeout=120, check=False)
+    assert seen.stdout.splitlines()[-1:] == ["[[], 1]"], seen.stdout + seen.stderr
+    assert not list(storage.glob(".probe-*"))
 
 
 def test_relative_storage_in_a_job_is_no_throwaway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

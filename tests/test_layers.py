@@ -95,6 +95,8 @@ LAYERS: dict[str, str] = {
     "orchestrator.progress": "L3b",
     "orchestrator.follow": "L3b",
     "orchestrator.study": "L4",
+    "orchestrator.checks": "L4",
+    "orchestrator.doctor": "L4",
     "orchestrator.cli": "L4",
     "orchestrator.commands": "L4",
 }

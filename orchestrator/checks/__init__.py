@@ -1,0 +1,1 @@
+"""What `vitscale doctor` looks at."""
