@@ -42,6 +42,7 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+LOOK_SECONDS = 5.0  # between two looks at a cluster that grows
 GROUP_TIMEOUT_SECONDS = 120  # of a collective that waits for a dead worker
 TRIAL_DEATHS = 20  # of hosts that a trial, which holds nothing and remembers nothing, may lie on
 
@@ -82,19 +83,42 @@ def wait_for_room(plan: Plan, nodes: list[dict[str, float]], wait_minutes: float
     Raises UserError at once where a cluster of fixed size cannot, NoClusterError after waiting in vain.
     """
     deadline = time.monotonic() + 60 * wait_minutes
-    while True:
-        try:
-            check_room(plan, nodes)
-            return nodes
-        except UserError as error:
-            if wait_minutes == 0:
-                raise
-            if time.monotonic() > deadline:
-                raise NoClusterError(f"waited {wait_minutes:g} minutes: {error.message}") from None
-        time.sleep(5)
-        import ray
+    asked = False
+    try:
+        while True:
+            try:
+                check_room(plan, nodes)
+                return nodes
+            except UserError as error:
+                if wait_minutes == 0:
+                    raise
+                if time.monotonic() > deadline:
+                    raise NoClusterError(f"waited {wait_minutes:g} minutes: {error.message}") from None
+            import ray
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            if not asked:
+                ask_for_nodes(largest_group(plan))
+                asked = True
+            time.sleep(LOOK_SECONDS)
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        if asked:
+            ask_for_nodes([])  # from here on the worker groups themselves are the demand
+
+
+def largest_group(plan: Plan) -> list[dict[str, float]]:
+    """What each worker of the largest group needs."""
+    groups = {cell.pretrain.placement.group for cell in plan.cells}
+    group = max(groups, key=lambda group: (group.workers * group.gpus_per_worker, group.workers * group.cpus_per_worker))
+    needs = {"CPU": float(group.cpus_per_worker), "GPU": float(group.gpus_per_worker)}
+    return [{name: amount for name, amount in needs.items() if amount}] * group.workers
+
+
+def ask_for_nodes(needs: list[dict[str, float]]) -> None:
+    """Ask the cluster's autoscaler for room for these: without demand it starts nothing. Replaces what was asked before."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=needs)
 
 
 def check_room(plan: Plan, nodes: list[dict[str, float]]) -> None:

