@@ -215,7 +215,7 @@ def test_a_cluster_that_grows_is_asked_for_the_largest_group(
     """An autoscaler starts nothing without demand; once there is room the worker groups themselves are the demand."""
     asked: list[list[dict[str, float]]] = []
     grown = [{"Alive": True, "Resources": {"CPU": 4.0}}]
-    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))  # noqa: PLW0108: by keyword
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))  # noqa: PLW0108
     monkeypatch.setattr("ray.nodes", lambda: grown if asked else [])
     monkeypatch.setattr(launch, "LOOK_SECONDS", 0.0)
     plan = prepare(write_study(lambda content: content.update(resources={"workers": 2})), str(tmp_path)).plan
