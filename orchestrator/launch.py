@@ -26,7 +26,6 @@ from orchestrator.secrets import as_named, redact
 from orchestrator.spec import variables_of
 from orchestrator.store import State, Store, read_json, write_json
 from vitmodel import allocator
-from vitmodel.config import UserError
 
 # Read by Ray when it is imported; Tune and Train hand them on to trials, controllers and workers (docs/decisions.md).
 RAY_ENVIRONMENT = {
@@ -42,13 +41,8 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-LOOK_SECONDS = 5.0  # between two looks at a cluster that grows
 GROUP_TIMEOUT_SECONDS = 120  # of a collective that waits for a dead worker
 TRIAL_DEATHS = 20  # of hosts that a trial, which holds nothing and remembers nothing, may lie on
-
-
-class NoClusterError(Exception):
-    """The cluster never offered what a run needs."""
 
 
 def on_cluster() -> bool:
@@ -75,63 +69,6 @@ def ray_session() -> Iterator[list[dict[str, float]]]:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
-
-
-def wait_for_room(plan: Plan, nodes: list[dict[str, float]], wait_minutes: float) -> list[dict[str, float]]:
-    """Nodes that can hold every run.
-
-    Raises UserError at once where a cluster of fixed size cannot, NoClusterError after waiting in vain.
-    """
-    deadline = time.monotonic() + 60 * wait_minutes
-    asked = False
-    try:
-        while True:
-            try:
-                check_room(plan, nodes)
-                return nodes
-            except UserError as error:
-                if wait_minutes == 0:
-                    raise
-                if time.monotonic() > deadline:
-                    raise NoClusterError(f"waited {wait_minutes:g} minutes: {error.message}") from None
-            import ray
-
-            if not asked:
-                ask_for_nodes(largest_group(plan))
-                asked = True
-            time.sleep(LOOK_SECONDS)
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    finally:
-        if asked:
-            ask_for_nodes([])  # from here on the worker groups themselves are the demand
-
-
-def largest_group(plan: Plan) -> list[dict[str, float]]:
-    """What each worker of the largest group needs."""
-    groups = {cell.pretrain.placement.group for cell in plan.cells}
-    group = max(groups, key=lambda group: (group.workers * group.gpus_per_worker, group.workers * group.cpus_per_worker))
-    needs = {"CPU": float(group.cpus_per_worker), "GPU": float(group.gpus_per_worker)}
-    return [{name: amount for name, amount in needs.items() if amount}] * group.workers
-
-
-def ask_for_nodes(needs: list[dict[str, float]]) -> None:
-    """Ask the cluster's autoscaler for room for these: without demand it starts nothing. Replaces what was asked before."""
-    from ray.autoscaler.sdk import request_resources
-
-    request_resources(bundles=needs)
-
-
-def check_room(plan: Plan, nodes: list[dict[str, float]]) -> None:
-    """Raise UserError, naming the run, where all nodes together could not hold its worker group."""
-    for cell in plan.cells:
-        budget.check_fits(f"{cell.pretrain.run_id} ({cell.pretrain.label})", cell.pretrain.placement.group, nodes)
-
-
-def concurrency(cells: tuple[Cell, ...], study: Study, nodes: list[dict[str, float]]) -> dict[Group, int]:
-    """How many worker groups of each kind run side by side."""
-    limit = study.resources.max_concurrent
-    groups = {cell.pretrain.placement.group for cell in cells}
-    return {group: min(budget.slots(group, nodes), limit if isinstance(limit, int) else 10**6) for group in groups}
 
 
 def launch(study: Study, plan: Plan, bundles: list[Bundle], slots: dict[Group, int], store: Store) -> None:

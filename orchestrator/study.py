@@ -152,7 +152,8 @@ def _plan_text(prepared: Prepared, as_json: bool) -> str:
 
 def _run(prepared: Prepared) -> int:
     """Everything after the plan: checks, lease, data, launch, report."""
-    from orchestrator.launch import check_room, on_cluster
+    from orchestrator.launch import on_cluster
+    from orchestrator.room import check_room
 
     study = prepared.file.study
     if prepared.plan.missing_indexes:
@@ -200,7 +201,8 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
     from rich.console import Console
 
     from orchestrator.follow import Follow
-    from orchestrator.launch import NoClusterError, concurrency, launch, ray_session, wait_for_room
+    from orchestrator.launch import launch, ray_session
+    from orchestrator.room import NoClusterError, concurrency, wait_for_room
 
     study, store = prepared.file.study, prepared.store
     console = Console(highlight=False)

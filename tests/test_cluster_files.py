@@ -22,7 +22,7 @@ from kubernetes import client
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from orchestrator import launch
+from orchestrator import room
 from orchestrator.spec import read_study
 from orchestrator.study import prepare
 
@@ -217,13 +217,13 @@ def test_a_cluster_that_grows_is_asked_for_the_largest_group(
     grown = [{"Alive": True, "Resources": {"CPU": 4.0}}]
     monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))  # noqa: PLW0108
     monkeypatch.setattr("ray.nodes", lambda: grown if asked else [])
-    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(room, "LOOK_SECONDS", 0.0)
     plan = prepare(write_study(lambda content: content.update(resources={"workers": 2})), str(tmp_path)).plan
-    assert launch.wait_for_room(plan, [], wait_minutes=1) == [{"CPU": 4.0}]
+    assert room.wait_for_room(plan, [], wait_minutes=1) == [{"CPU": 4.0}]
     assert asked == [[{"CPU": 1.0}] * 2, []]
     monkeypatch.setattr("ray.nodes", lambda: [])
-    with pytest.raises(launch.NoClusterError):
-        launch.wait_for_room(plan, [], wait_minutes=0.001)
+    with pytest.raises(room.NoClusterError):
+        room.wait_for_room(plan, [], wait_minutes=0.001)
     assert asked[-1] == []
 
 

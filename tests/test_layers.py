@@ -90,6 +90,7 @@ LAYERS: dict[str, str] = {
     "orchestrator.interfaces": "L3b",
     "orchestrator.janitor": "L3b",
     "orchestrator.launch": "L3b",
+    "orchestrator.room": "L3b",
     "orchestrator.elastic": "L3b",
     "orchestrator.noticed": "L3b",
     "orchestrator.progress": "L3b",
