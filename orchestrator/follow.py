@@ -23,6 +23,8 @@ from orchestrator.store import RunFolder, State, Store, write_json
 from orchestrator.tracking import Follower, tracking_uri
 
 LOOK_SECONDS, TRACK_SECONDS = 0.5, 5.0
+JOIN_SECONDS = 5.0  # for the thread, which a tracker that never answers may hold: with the rest, the end takes under 30 s
+LOOK_SHARE = 20  # a look's own time, many times over, passes before the next: looking costs at most 5% of a core
 FAILURES = (State.FAILED, State.DIVERGED, State.STALLED)
 
 
@@ -76,7 +78,7 @@ class Follow:
                 yield
             finally:
                 stop.set()
-                thread.join(timeout=30)
+                thread.join(timeout=JOIN_SECONDS)
 
     def efficiency(self, started: float) -> dict[str, Any]:
         """Wall-clock since `started` (Unix time), and the pure training time of this session, over the groups side by side."""
@@ -90,20 +92,22 @@ class Follow:
 
     def _loop(self, progress: Progress, stop: threading.Event) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # this thread yields to the processes that train
-        tracked = 0.0
+        tracked = looked = 0.0
         self._spent.note(self._store.run(facts["run_id"]) for facts in self._plan["runs"])
         while not stop.is_set():
+            began = time.monotonic()
             try:
                 changed = progress.refresh()
                 self._spent.note(seen.folder for seen in changed)
                 self.notifier.note(changed, self._labels, progress.counts())
                 self._check_limits(progress)
+                looked = time.monotonic() - began
                 if progress.has_begun and time.monotonic() - tracked > TRACK_SECONDS:
                     self.tracking.poll()  # in batches: MLflow costs the cores that train
                     tracked = time.monotonic()
             except OSError as error:  # a full or absent disk must not end the thread that would say so
                 logging.getLogger(__name__).warning("cannot follow the store: %s", error)
-            stop.wait(LOOK_SECONDS)
+            stop.wait(max(LOOK_SECONDS, LOOK_SHARE * looked))
         self.notifier.note(progress.refresh(), self._labels, progress.counts())
 
     def _check_limits(self, progress: Progress) -> None:

@@ -5,6 +5,7 @@ Pure and deterministic: reads no cluster and no store. The same study gives the 
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -159,8 +160,11 @@ def make_bundles(cells: tuple[Cell, ...], slots: dict[Group, int], mode: str = "
         count = max(min(slots[group], math.floor(launches)), math.floor(launches / BUNDLE_WORTH), 1)
         count = len(members) if mode == "cell" else min(len(members), count)
         loads: list[list[Cell]] = [[] for _ in range(count)]
+        lightest = [(0.0, number) for number in range(count)]  # a heap
         for cell in sorted(members, key=lambda cell: (-cell.seconds, cell.pretrain.run_id)):
-            min(loads, key=lambda load: sum(c.seconds for c in load)).append(cell)
+            seconds, number = lightest[0]
+            loads[number].append(cell)
+            heapq.heapreplace(lightest, (seconds + cell.seconds, number))
         bundles += [Bundle(bundle_id=f"{len(bundles) + i:04d}", group=group, cells=tuple(load)) for i, load in enumerate(loads)]
     return sorted(bundles, key=lambda bundle: (-bundle.seconds, bundle.bundle_id))
 

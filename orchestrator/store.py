@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -203,7 +204,8 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
-            self.renew()
+            with suppress(OSError):  # a disk that is full or away for a moment: the next beat tries again
+                self.renew()
 
     def renew(self) -> None:
         """Heartbeat."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cursor import Cursor
 from orchestrator.mlflowdb import make_database
 from orchestrator.secrets import expand_environment, names_in, redact
-from orchestrator.store import RunFolder, State, Store, read_json, write_json
+from orchestrator.store import RunFolder, State, Store, read_json
 from orchestrator.watch import Watch
 
 BATCH = 500  # metrics a request; MLflow takes at most 1000
@@ -37,12 +39,11 @@ class Follower:
     def __init__(self, store: Store, plan: dict[str, Any], uri: str) -> None:
         self._store, self._plan, self._uri = store, plan, uri
         self._facts = {facts["run_id"]: facts for facts in plan["runs"]}
-        self._cursor_path = store.study(plan["study"]) / "tracking.json"
-        cursor = read_json(self._cursor_path)
-        self._cursor: dict[str, Any] = cursor if cursor and cursor["uri"] == uri else {"uri": uri, "runs": {}}
+        self._notes = Cursor(store.study(plan["study"]), uri)
         self._watch = Watch(store, self._facts)
         self._waiting: dict[str, RunFolder] = {}
         self._client: Any = None
+        self._lock = threading.RLock()  # at the end the driver's two threads may meet here
         self._pause, self._not_before = BACK_OFF_SECONDS[0], 0.0
 
     @property
@@ -52,6 +53,10 @@ class Follower:
 
     def poll(self) -> None:
         """Send what is new; on an outage keep it, and wait longer each time before the next try."""
+        with self._lock:
+            self._poll()
+
+    def _poll(self) -> None:
         for seen in self._watch.look():
             self._waiting[seen.folder.run_id] = seen.folder
         if time.monotonic() < self._not_before:
@@ -68,16 +73,28 @@ class Follower:
         else:
             self._pause = BACK_OFF_SECONDS[0]
 
-    def finish(self, files: list[Path], tags: dict[str, str], seconds: float = 25.0) -> bool:
-        """Send the rest and the report, end the parent run. False where MLflow stayed away for `seconds`."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+    def finish(self, files: list[Path], tags: dict[str, str], seconds: float = 20.0) -> bool:
+        """Send the rest and the report, end the parent run. False where MLflow did not take it within `seconds`.
+
+        In a thread that a server which never answers may keep: it ends with the process.
+        """
+        sent = threading.Event()
+
+        def send() -> None:
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline and not sent.is_set():
+                if self._finish_once(files, tags):
+                    sent.set()
+                time.sleep(0.0 if sent.is_set() else 0.5)
+
+        threading.Thread(target=send, name="finish", daemon=True).start()
+        return sent.wait(seconds)
+
+    def _finish_once(self, files: list[Path], tags: dict[str, str]) -> bool:
+        with self._lock:
             self._not_before = 0.0
             self.poll()
-            if not self._waiting and self._client is not None and self._close_parent(files, tags):
-                return True
-            time.sleep(0.5)
-        return False
+            return not self._waiting and self._client is not None and self._close_parent(files, tags)
 
     def _connect(self) -> None:
         """Client, experiment and parent run: found again or made."""
@@ -102,7 +119,8 @@ class Follower:
         else:
             experiment_id = experiment.experiment_id
         if self._cursor.get("experiment") != experiment_id:  # another database: what was sent elsewhere does not count
-            self._cursor = {"uri": self._uri, "experiment": experiment_id, "runs": _existing(client, experiment_id)}
+            self._notes.data = {"uri": self._uri, "experiment": experiment_id, "runs": _existing(client, experiment_id)}
+            self._notes.save()
         parent = self._cursor["runs"].get("study", {}).get("id") or self._create(
             client, "study", name, {"phase": "study", "study": name}
         )
@@ -110,7 +128,7 @@ class Follower:
         self._cursor["runs"]["study"] = {"id": parent, "step": 0, "state": "RUNNING"}
         client.update_run(parent, status="RUNNING")
         self._client = client
-        self._save()
+        self._notes.save()
 
     def _send(self, run_id: str, folder: RunFolder) -> None:
         """All that is new of one run, in as few requests as it takes: each costs MLflow some milliseconds."""
@@ -120,8 +138,7 @@ class Follower:
             return
         if known is None:
             known = {"id": self._create_run(run_id), "step": 0, "state": str(State.RUNNING)}
-            self._cursor["runs"][run_id] = known
-            self._save()
+            self._notes.made(run_id, known)
         params = [] if known.get("has_keys") else _params(self._facts[run_id], folder)
         entries = [entry for entry in folder.metrics() if entry["step"] > known["step"]]
         metrics = _curve(entries) + self._outcome(folder)
@@ -132,7 +149,7 @@ class Follower:
             change = self._client.update_run if status == "RUNNING" else self._client.set_terminated
             change(known["id"], status=status)
         known |= {"state": str(state), "step": entries[-1]["step"] if entries else known["step"], "has_keys": True}
-        self._save()
+        self._notes.made(run_id, known)
 
     def _create_run(self, run_id: str) -> str:
         """A run with its keys as tags, so that flat filters find it."""
@@ -149,8 +166,7 @@ class Follower:
         is_known = self._cursor.get("making") == run_id
         if is_known and (made := client.search_runs([experiment], f"tags.run_id = '{run_id}'", max_results=1)):
             return str(made[0].info.run_id)
-        self._cursor["making"] = run_id
-        self._save()
+        self._notes.making(run_id)
         run = client.create_run(experiment, run_name=label, tags={"run_id": run_id, **tags})
         return str(run.info.run_id)
 
@@ -196,8 +212,9 @@ class Follower:
                 self._client.set_terminated(known["id"], status="KILLED")
                 known["state"] = "KILLED"
 
-    def _save(self) -> None:
-        write_json(self._cursor_path, self._cursor)
+    @property
+    def _cursor(self) -> dict[str, Any]:
+        return self._notes.data
 
 
 def _existing(client: Any, experiment_id: str) -> dict[str, Any]:

@@ -33,6 +33,9 @@ class Watch:
             if found != self._known.get(folder.run_id, ()):
                 self._known[folder.run_id] = found
                 changed.append(Seen(folder=folder, state=folder.state(), last=_last_entry(folder)))
+        done = {seen.folder.run_id for seen in changed if seen.state is State.DONE}
+        if done:  # for good: a study of thousands of runs looks at those that are not done
+            self._folders = [folder for folder in self._folders if folder.run_id not in done]
         return changed
 
 

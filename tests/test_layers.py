@@ -54,6 +54,7 @@ LAYERS: dict[str, str] = {
     "orchestrator.find": "L2",
     "orchestrator.initial": "L2",
     "orchestrator.watch": "L2",
+    "orchestrator.cursor": "L2",
     "orchestrator.status": "L2",
     "orchestrator.differ": "L2",
     "orchestrator.attempts": "L2",

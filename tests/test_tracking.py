@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from conftest import ROOT
 from mlflow import MlflowClient
 
+from orchestrator.cursor import Cursor
 from orchestrator.store import State, Store, write_json
 from orchestrator.tracking import Follower, tracking_uri
 
@@ -183,6 +185,34 @@ def test_an_outage_costs_nothing_but_freshness(tmp_path: Path, monkeypatch: pyte
         assert run.info.status == "FINISHED"
     finally:
         stop(server)
+
+
+def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path) -> None:
+    """It accepts and says nothing, with a poll under way when the study ends: the end still takes under 30 s."""
+    store = Store(tmp_path)
+    train(store, "pretrain-a", range(1, 2))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        follower = Follower(store, PLAN, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        threading.Thread(target=follower.poll, daemon=True).start()
+        started = time.monotonic()
+        assert not follower.finish([], {}, seconds=3)
+        assert time.monotonic() - started < 5
+
+
+def test_noting_a_run_does_not_write_all_of_them(tmp_path: Path) -> None:
+    """What was noted since the last whole file is known again, also after a sudden end in the middle of a note."""
+    cursor = Cursor(tmp_path, "u")
+    cursor.save()
+    for number in range(3):
+        cursor.made(f"run-{number}", {"id": str(number)})
+    cursor.making("run-3")
+    with (tmp_path / "tracking.jsonl").open("a") as file:
+        file.write('{"run": "run-4", "kno')
+    again = Cursor(tmp_path, "u").data
+    assert again["runs"] == {f"run-{number}": {"id": str(number)} for number in range(3)}
+    assert again["making"] == "run-3"
+    assert json.loads((tmp_path / "tracking.json").read_text())["runs"] == {}
+    assert Cursor(tmp_path, "another").data["runs"] == {}
 
 
 def start_server(port: int, folder: Path) -> subprocess.Popen[bytes]:
