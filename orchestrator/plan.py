@@ -116,13 +116,14 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
     """All runs of a study. Raises UserError, with the line of what asks for something impossible."""
     planner = _Planner(file, storage)
     cells: dict[str, Cell] = {}
+    count, limit = 0, file.study.budget.max_runs
     for point in points(file):
         cell = planner.cell(point)
-        known = cells.setdefault(cell.pretrain.run_id, cell)
+        known = cells.get(cell.pretrain.run_id, replace(cell, children=()))
         new = tuple(child for child in cell.children if child not in known.children)  # an import serves all seeds
+        count += len(new) + (cell.pretrain.run_id not in cells)
         cells[cell.pretrain.run_id] = replace(known, children=known.children + new)
-        limit = file.study.budget.max_runs
-        if sum(len(c.runs) for c in cells.values()) > limit:
+        if count > limit:
             raise file.tree.error("the study has more runs than its limit", ("budget", "max_runs"), f"up to {limit} runs")
     if not cells and not file.study.imports:
         raise file.tree.error("include and exclude leave no run", ("pretrain", "exclude"))

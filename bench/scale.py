@@ -1,0 +1,132 @@
+"""What grows how with the number of runs: planning, bundling, following and collecting at 500, 1,000 and 2,000 runs.
+
+    python bench/scale.py [--runs 500 1000 2000] [--nodes 500]
+
+No Ray and no training: runs' files are written as workers write them, in waves of as many runs as `--nodes` nodes hold.
+Following is a look of the driver at the store after every wave; noting is the tracker's record of how far it got, without
+MLflow (bench/collect.py measures MLflow). Prints seconds and the exponent p of seconds ~ runs^p.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from collect import LOGGED, facts_of, result_of
+from rich.console import Console
+
+from orchestrator import results
+from orchestrator.cursor import Cursor
+from orchestrator.plan import make_bundles
+from orchestrator.progress import Progress
+from orchestrator.store import Store, write_json
+from orchestrator.study import prepare
+
+STUDY = """\
+name: scale
+seeds: SEEDS
+datasets:
+  images: {generate: fractals, classes: 4, train: 4096, val: 64, image_size: 16, points: 256}
+pretrain:
+  data: images
+  resolution: 16
+  sizes: [128, 256, 512, 1024]
+  lengths: [{epochs: 2}, {epochs: 4}]
+  models:
+    - {family: vit, variant: V16/8, width: 16, depth: 1, mlp_dim: 32, heads: 2, patch: 8}
+    - {family: resnet, variant: R4, stages: [1, 1], width: 4, block: basic, stem: stride2, groups: 2}
+  recipe: {vit: {preset: micro_vit, batch_size: 32}, resnet: {preset: micro_resnet, batch_size: 32}}
+transfer: {tasks: [images], epochs: [1, 2, 3], resolution: 16, recipe: {preset: micro_vit_finetune}}
+probe: {tasks: [images], shots: [5]}
+budget: {max_runs: 100000}
+resources: {workers: 1, cpus_per_worker: 1, max_concurrent: NODES}
+"""
+RUNS_A_SEED = 80
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, nargs="+", default=[500, 1000, 2000])
+    parser.add_argument("--nodes", type=int, default=500)
+    options = parser.parse_args()
+    seconds: dict[str, list[float]] = {}
+    for count in options.runs:
+        for name, value in measure(count, options.nodes).items():
+            seconds.setdefault(name, []).append(value)
+    print(f"{'':12}" + "".join(f"{count:>10,}" for count in options.runs) + "  exponent")
+    span = math.log(options.runs[-1] / options.runs[0])
+    for name, values in seconds.items():
+        exponent = math.log(values[-1] / values[0]) / span if len(values) > 1 else math.nan
+        print(f"{name:12}" + "".join(f"{value:>9.2f}s" for value in values) + f"  {exponent:.2f}")
+    return 0
+
+
+def measure(count: int, nodes: int) -> dict[str, float]:
+    """Seconds of each part."""
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder, "scale.yaml")
+        seeds = list(range(round(count / RUNS_A_SEED)))
+        study.write_text(STUDY.replace("SEEDS", str(seeds)).replace("NODES", str(nodes)))
+        with timed("planning"):
+            prepared = prepare(study, f"{folder}/runs")
+        with timed("bundling"):
+            make_bundles(prepared.plan.cells, dict.fromkeys({c.pretrain.placement.group for c in prepared.plan.cells}, nodes))
+        follow(Store(Path(folder, "followed")), count, nodes, timed)
+    return seconds
+
+
+def follow(store: Store, count: int, nodes: int, timed: Callable[[str], Any]) -> None:
+    """Waves of runs begin, log and end; the driver looks after each."""
+    plan = {"study": "bench", "totals": {"runs": count}, "runs": [facts_of(number) for number in range(count)]}
+    write_json(store.study("bench") / "plan.json", plan)
+    cursor = Cursor(store.study("bench"), "none")
+    cursor.save()
+    ids = [facts["run_id"] for facts in plan["runs"]]
+    with Progress(store, plan, nodes, Console(quiet=True)) as progress:
+        for start in range(0, count, nodes):
+            wave = [store.run(run_id) for run_id in ids[start : start + nodes]]
+            for stage in (begin, log_steps, end):
+                for folder in wave:
+                    stage(folder)
+                with timed("following"):
+                    changed = progress.refresh()
+                assert len(changed) == len(wave)
+                with timed("noting"):
+                    for seen in changed:
+                        cursor.made(seen.folder.run_id, {"id": "0" * 32, "step": 1, "state": str(seen.state)})
+    with timed("collecting"):
+        assert len(results.collect(store.root, "bench")) == count
+
+
+def begin(folder: Any) -> None:
+    folder.begin({"config": {}})
+
+
+def log_steps(folder: Any) -> None:
+    lines = [json.dumps({"step": i + 1, "time": 10.0 + i, "train/loss": 1.0}) for i in range(LOGGED)]
+    with folder.metrics_files()[-1].open("a") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def end(folder: Any) -> None:
+    folder.finish({**result_of(folder.run_id), "attempts": 1})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
