@@ -1,6 +1,7 @@
 """Images a second, as ready normalised float batches of 128: ours against the libraries people use, on the same images.
 
     python bench/data.py [--peers-python PATH] [--cores 1,2] [--workloads PHOTO,SMALL,CACHED] [--seconds 4] [--rounds 3]
+    python bench/data.py --limits   time to the first batch of a resumed run, and memory (data_limits.py)
 
 PHOTO: 500 x 375 JPEGs of about 84 KB to 224 px, random-resized crop and flip. SMALL: 32 px PNGs, flip. CACHED: SMALL again,
 read once and kept decoded (ours alone). Every side has the same encoded images in its own format and does the same work, in a
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,11 +24,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from data_limits import widen
 from numpy.typing import NDArray
+
+from vitmodel import allocator
+from vitmodel.data.index import load_index
 
 PEERS = ("webdataset", "litdata", "streaming", "datasets", "grain", "files")
 IMAGES = {"PHOTO": 1024, "SMALL": 12_288}
-SIDES = Path(__file__).with_name("data_sides.py")
+SIDES, LIMITS = (Path(__file__).with_name(name) for name in ("data_sides.py", "data_limits.py"))
 
 
 def cuts(count: int, size: tuple[int, int], lowest: float, highest: float) -> list[NDArray[np.uint8]]:
@@ -72,7 +79,9 @@ def pack_ours(root: Path) -> None:
 def run_side(python: str, arguments: list[str], cores: int) -> str | None:
     """What a side prints last, or None where it cannot be had."""
     affinity = ["taskset", "-c", ",".join(map(str, range(cores)))]
-    done = subprocess.run([*affinity, python, str(SIDES), *arguments], capture_output=True, text=True, timeout=280, check=False)
+    tuned = allocator.ENVIRONMENT if arguments[1] == "ours" else {}  # as our workers are started
+    command, environment = [*affinity, python, str(SIDES), *arguments], {**os.environ, **tuned}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     if done.returncode:
         print(f"  {arguments[1]:<12} left out: {(done.stderr.strip().splitlines() or ['no reason given'])[-1][:110]}")
         return None
@@ -102,6 +111,21 @@ def measure(root: Path, workload: str, sides: dict[str, str], cores: int, option
     return {side: statistics.median(speeds) for side, speeds in rounds.items()}
 
 
+def limits() -> None:
+    """What the first batch of a resumed run takes, and what memory, each in a fresh process on one core."""
+    with tempfile.TemporaryDirectory(prefix="vsd") as name:
+        small, photo, many = (Path(name) / part for part in ("SMALL", "PHOTO", "many"))
+        for root in (small, photo):
+            write_files(root, root.name)
+            pack_ours(root)
+        widen(small / "ours", many)
+        for limit, root in (("first", small / "ours"), ("first", many), ("growth", photo / "ours")):
+            command = ["taskset", "-c", "0", sys.executable, str(LIMITS), limit, str(root)]
+            figures = json.loads(subprocess.check_output(command, env={**os.environ, **allocator.ENVIRONMENT}))
+            samples = load_index(root).splits["train"].samples
+            print(f"  {samples:10,} samples  " + ", ".join(f"{what} {figure:.2f}" for what, figure in figures.items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers-python", help="interpreter of an environment that has the peers")
@@ -109,7 +133,11 @@ def main() -> None:
     parser.add_argument("--workloads", default="PHOTO,SMALL,CACHED")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limits", action="store_true", help="time to the first batch, and memory, instead of speed")
     options = parser.parse_args()
+    if options.limits:
+        limits()
+        return
     for workload in options.workloads.split(","):
         print(workload)
         with tempfile.TemporaryDirectory(prefix="vsd") as name:

@@ -48,7 +48,7 @@ def ours(workload: str, root: Path, cores: int) -> Iterator[Any]:
     """The training loop's way from files to a normalised batch, on the CPU."""
     import torch
 
-    from vitmodel.data.augment import augment, normalise
+    from vitmodel.data.augment import ready
     from vitmodel.data.crops import Crops
     from vitmodel.data.reader import Dataset, Reading
 
@@ -56,8 +56,8 @@ def ours(workload: str, root: Path, cores: int) -> Iterator[Any]:
     dataset = Dataset(root / "ours", "train", SIDE_PIXELS[workload], reading=reading, crops=Crops(seed=0, flip=True))
     order = dataset.order(seed=0, lanes=16, window=256)
     for loaded in dataset.batches(order.batch(step, BATCH) for step in itertools.count()):
-        images = normalise(loaded.images, torch.device("cpu"))
-        yield images if loaded.cropped else augment(images, loaded.batch, 0, "none", True)
+        cpu = torch.device("cpu")
+        yield ready(loaded.images, loaded.batch, 0, "none", not loaded.cropped, device=cpu)
 
 
 def _files(root: Path) -> list[Path]:

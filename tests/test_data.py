@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vitmodel.config import UserError
 from vitmodel.data import generated
-from vitmodel.data.augment import augment, normalise
+from vitmodel.data.augment import augment, normalise, ready
 from vitmodel.data.generated import DigitsConfig, FractalConfig
 from vitmodel.data.images import encode_png
 from vitmodel.data.index import load_index
@@ -187,3 +187,4 @@ def test_augmentation_belongs_to_the_sample(packed: Path, kind: str) -> None:
     other = augment(images, Batch(samples, epochs + 1), 0, kind, True)
     assert not torch.equal(whole, other)
     assert torch.equal(augment(images, Batch(samples, epochs), 0, "none", False), images)
+    assert torch.equal(ready(data.read(samples), Batch(samples, epochs), 0, kind, True, device=torch.device("cpu")), whole)

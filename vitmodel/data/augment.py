@@ -6,6 +6,7 @@ Shapes: B batch, S resolution in pixels per side.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,24 +27,31 @@ def normalise(images_BSS3: NDArray[np.uint8], device: torch.device) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
+def ready(images_BSS3: NDArray[np.uint8], batch: Batch, seed: int, kind: str, flip: bool, *, device: torch.device) -> Tensor:
+    """Images as they are read, normalised and augmented on the device."""
+    if kind == "none" and flip and device.type == "cpu":  # the same as below, while a pixel is a quarter of its size
+        return normalise(_mirror(images_BSS3, _mirrored(batch, seed)), device)
+    return augment(normalise(images_BSS3, device), batch, seed, kind, flip)
+
+
 def augment(images_B3SS: Tensor, batch: Batch, seed: int, kind: str, flip: bool) -> Tensor:
     """Randomly crop or shift, and flip, each image by its own numbers. `none` without flip returns the input."""
     if kind == "none" and not flip:
         return images_B3SS
-    draws = uniform(batch, seed, CROPS, 5)
-    mirror = np.where(draws[:, 4] < 0.5, -1.0, 1.0) if flip else np.ones(len(draws))
+    if kind == "none":  # pixels move whole
+        mirrored = torch.from_numpy(_mirrored(batch, seed)).to(images_B3SS.device)
+        return torch.where(mirrored[:, None, None, None], images_B3SS.flip(-1), images_B3SS)
+    draws = uniform(batch, seed, CROPS, 4)
+    mirror = np.where(_mirrored(batch, seed), -1.0, 1.0) if flip else np.ones(len(draws))
     if kind == "shift":
         width = height = np.ones(len(draws))
         x, y = ((draws[:, i] * 2 - 1) * 2 * SHIFT_FRACTION for i in (0, 1))
     elif kind == "crop":
         width = height = np.full(len(draws), CROP_OF_SMALL if images_B3SS.shape[-1] <= 128 else CROP_OF_LARGE)
         x, y = ((draws[:, i] * 2 - 1) * (1 - width) for i in (0, 1))
-    elif kind == "inception":
+    else:  # inception
         width, height = _inception_box(draws)
         x, y = ((draws[:, i] * 2 - 1) * (1 - side) for i, side in ((0, width), (1, height)))
-    else:  # pixels move whole
-        mirrored = torch.from_numpy(mirror < 0).to(images_B3SS.device)
-        return torch.where(mirrored[:, None, None, None], images_B3SS.flip(-1), images_B3SS)
     zero = np.zeros(len(draws))
     maps = np.stack([np.stack([width * mirror, zero, x], -1), np.stack([zero, height, y], -1)], 1)
     theta = torch.from_numpy(maps).to(images_B3SS)
@@ -51,9 +59,21 @@ def augment(images_B3SS: Tensor, batch: Batch, seed: int, kind: str, flip: bool)
     return F.grid_sample(images_B3SS, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def uniform(batch: Batch, seed: int, purpose: int, count: int) -> NDArray[np.float64]:
-    """(B, count) numbers in [0, 1), each row a function of (seed, epoch, sample) and of what it is for."""
-    keys = hash_uint64(seed, purpose, batch.epochs[:, None], batch.samples[:, None], np.arange(count))
+def _mirrored(batch: Batch, seed: int) -> NDArray[np.bool_]:
+    """Which samples are flipped: the fifth number of their crops' draws."""
+    return uniform(batch, seed, CROPS, 1, first=4)[:, 0] < 0.5
+
+
+def _mirror(images_BSS3: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    images, chosen = images_BSS3.copy(), images_BSS3[mirrored]
+    if len(chosen):  # rows are flipped alike, whichever image they are of
+        images[mirrored] = cv2.flip(chosen.reshape(-1, *chosen.shape[2:]), 1).reshape(chosen.shape)
+    return images
+
+
+def uniform(batch: Batch, seed: int, purpose: int, count: int, *, first: int = 0) -> NDArray[np.float64]:
+    """(B, count) numbers in [0, 1), from the `first` on, each row a function of (seed, epoch, sample) and its purpose."""
+    keys = hash_uint64(seed, purpose, batch.epochs[:, None], batch.samples[:, None], np.arange(first, first + count))
     return keys.astype(np.float64) / 2.0**64
 
 

@@ -28,6 +28,7 @@ MAX_BYTES = 2**28
 Images = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
+_WORD, _PNG_HEAD = struct.Struct(">I").unpack_from, struct.Struct(">IIBB").unpack_from
 _PNG_MAGIC, _JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _PNG_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -74,6 +75,8 @@ def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = No
 
 def decode_box(data: bytes, header: Header, box: Box | None, side: int) -> Images:
     """The box (None: the whole image), resampled to (side, side): bilinear, with antialiasing. Raises DecodeError."""
+    if box is None and header.width == header.height == side:
+        return decode(data, header)
     left, top, width, height = box or (0, 0, header.width, header.height)
     least = (-(-header.width * side // width), -(-header.height * side // height))
     pixels = decode(data, header, at_least=least)
@@ -95,7 +98,7 @@ def _header(data: bytes) -> Header:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         return Header("JPEG CMYK" if colours in ("CMYK", "YCCK") else "JPEG", width, height)
     if data[:8] == _PNG_MAGIC:
-        width, height, bits, colours = struct.unpack(">IIBB", data[16:26])
+        width, height, bits, colours = _PNG_HEAD(data, 16)
         plain = bits == 8 and colours in (0, 2)  # grey or RGB: palettes, alpha and 16 bits have rules of their own
         return Header("PNG plain" if plain else "PNG", width, height)
     with Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS) as image:
@@ -104,16 +107,15 @@ def _header(data: bytes) -> Header:
 
 def _plain_png(data: bytes) -> Images:
     """OpenCV decodes what is whole; that it is whole is seen here, where the reason can be told."""
-    start = 8
+    view, start = memoryview(data), 8
     while start < len(data):
-        (length,) = struct.unpack_from(">I", data, start)
-        end = start + 8 + length
-        if zlib.crc32(data[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+        end = start + 8 + _WORD(data, start)[0]
+        if zlib.crc32(view[start + 4 : end]) != _WORD(data, end)[0]:
             raise DecodeError(f"checksum of the PNG's chunk at byte {start} differs")
         start = end + 4
     if data[-8:-4] != b"IEND":
         raise DecodeError("the PNG is cut short")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _PNG_FLAGS)
+    pixels: Images | None = cv2.imdecode(np.frombuffer(data, np.uint8), _PNG_FLAGS)  # type: ignore[assignment]
     if pixels is None:
         raise DecodeError("broken data stream in the PNG")
-    return pixels.astype(np.uint8, copy=False)
+    return pixels

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitmodel.config import Recipe
-from vitmodel.data.augment import augment, normalise
+from vitmodel.data.augment import ready
 from vitmodel.data.mixing import Mix, Targets, draw_mix, mix_images
 from vitmodel.data.order import Batch, Ints
 from vitmodel.data.reader import Loaded
@@ -43,9 +43,8 @@ def prepare(
 
 def _augmented(loaded: Loaded, places: Ints, recipe: Recipe, seed: int, device: torch.device) -> Tensor:
     batch = Batch(loaded.batch.samples[places], loaded.batch.epochs[places])
-    images = normalise(loaded.images[places], device)
-    if not loaded.cropped:
-        images = augment(images, batch, seed, recipe.augment, recipe.flip)
+    kind, flip = ("none", False) if loaded.cropped else (recipe.augment, recipe.flip)
+    images = ready(loaded.images[places], batch, seed, kind, flip, device=device)
     if not recipe.randaugment_layers:
         return images
     from vitmodel.data.randaugment import randaugment  # kornia takes its time to import

@@ -102,9 +102,14 @@ class SplitFiles:
 
     def places(self, samples: Ints) -> list[Place]:
         """Where these samples lie."""
-        numbers = self.shard_of(samples)
-        rows = (self._numbers(samples) - self._first[numbers]).tolist()
-        return [Place(number, *self._members(number)[row].item()) for number, row in zip(numbers.tolist(), rows, strict=True)]
+        shards = self.shard_of(samples)
+        rows = self._numbers(samples) - self._first[shards]
+        found: list[Place] = [Place(0, 0, 0, 0)] * len(samples)
+        for shard in set(shards.tolist()):  # a batch's samples lie in few shards
+            here = np.flatnonzero(shards == shard)
+            for at, member in zip(here.tolist(), self._members(shard)[rows[here]].tolist(), strict=True):
+                found[at] = Place(shard, *member)
+        return found
 
     def url(self, shard: int) -> str:
         """The path or URL of a shard."""
