@@ -63,7 +63,8 @@ def ray_session() -> Iterator[list[dict[str, float]]]:
     variables = {"RAY_TRAIN_METRICS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not on_cluster():
-        settings |= {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+        # Without the address Ray would join whatever cluster somebody has started on this machine.
+        settings |= {"address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
     ray.init(runtime_env={"env_vars": variables}, **settings)
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
