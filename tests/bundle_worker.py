@@ -1,6 +1,8 @@
-"""What a test starts with torchrun in place of Ray Train: a bundle's work, with mishaps in the first attempts.
+"""What a test starts in place of Ray Train: a bundle's work by two processes, with mishaps in the first attempts.
 
-torchrun ... bundle_worker.py BUNDLE.json MISHAPS.json       (MISHAPS: run_id -> stall | sigterm)
+bundle_worker.py BUNDLE.json MISHAPS.json       (MISHAPS: run_id -> stall | sigterm)
+
+The group is started again until it ends well. Prints the exit codes of each group's processes as a line of JSON.
 """
 
 from __future__ import annotations
@@ -10,24 +12,23 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch.distributed as dist
 
 from orchestrator import worker
 from orchestrator.store import Store
 from vitmodel.training import guard, loop
-from vitmodel.training.engine import import_deepspeed, leave_process_group
 
 MISHAP_STEP = 9
 TRAIN_STEP = loop.train_step
 
 
-def main() -> None:
+def work(bundle: dict[str, Any], mishaps: dict[str, str]) -> None:
     guard.catch_termination()
-    import_deepspeed()  # seconds, which are no stall
-    bundle, mishaps = (json.loads(Path(path).read_text()) for path in sys.argv[1:3])
     store = Store(Path(bundle["storage"]))
 
     def step(job: Any, engine: Any, loaded: Any, number: int) -> Any:
@@ -42,7 +43,16 @@ def main() -> None:
 
     loop.train_step = step
     worker.work(bundle)
-    leave_process_group()
+
+
+def main() -> None:
+    forked.load()
+    bundle, mishaps = (json.loads(Path(path).read_text()) for path in sys.argv[1:3])
+    for _ in range(4):
+        codes = forked.group(2, partial(work, bundle, mishaps))
+        print(json.dumps(codes), flush=True)
+        if not any(codes):
+            return
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""What a test starts with torchrun: trainings one after the other in one group of processes, and mishaps on demand.
+"""What a test starts: trainings one after the other in groups of processes, and mishaps on demand.
 
-torchrun ... group_worker.py JOBS.json     (each job: see `tests/test_checkpoints.py`; results go beside its folder)
+group_worker.py GROUPS.json     ([workers, jobs] one group after the other; each job: see `tests/test_checkpoints.py`)
+
+Results go beside the job's folder. Prints the exit codes of each group's processes as a line of JSON.
 """
 
 from __future__ import annotations
@@ -8,12 +10,15 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 import torch.distributed as dist
 
@@ -21,7 +26,6 @@ from vitmodel.config import RunConfig
 from vitmodel.training import checkpoint
 from vitmodel.training.checkpoint import CheckpointError, CheckpointPolicy
 from vitmodel.training.control import StoppedError
-from vitmodel.training.engine import ensure_process_group, leave_process_group
 from vitmodel.training.run import Context, execute
 
 WRITE = checkpoint.write_tensors
@@ -76,14 +80,20 @@ def mishap(kind: str) -> None:
         checkpoint.write_tensors = half
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    ensure_process_group()
-    for job in json.loads(Path(sys.argv[1]).read_text()):
+def work(jobs: list[dict[str, Any]]) -> None:
+    for job in jobs:
+        if dist.get_rank() == 0 and "copy" in job:
+            shutil.copytree(job["copy"], job["folder"])
+        dist.barrier()
         mishap(job.get("mishap", ""))
         train(job)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    leave_process_group()
+
+
+def main() -> None:
+    forked.load()
+    for workers, jobs in json.loads(Path(sys.argv[1]).read_text()):
+        print(json.dumps(forked.group(workers, partial(work, jobs))), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +20,14 @@ from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 from vitmodel.training.checkpoint import CheckpointPolicy, complete_checkpoints
 from vitmodel.training.control import StoppedError
-from vitmodel.training.run import CheckpointMismatchError, Context, execute
+from vitmodel.training.run import WEIGHTS_FILE, CheckpointMismatchError, Context, execute
 from vitmodel.training.shardfile import is_whole, write_tensors
 from vitmodel.training.state import Stitched
 
 VIT = ViTConfig(family="vit", variant="v", width=24, depth=1, mlp_dim=40, heads=2, patch=8)
 STEPS, SAVE = 80, 13  # a log entry every second step: 13 lies between two
 STAGES = (0, 1, 2, 3)
+AVERAGED_STOP = 64  # of 80: a quarter of the average is what it was here
 
 
 def config(**recipe: Any) -> RunConfig:
@@ -37,6 +38,11 @@ def config(**recipe: Any) -> RunConfig:
         phase="pretrain", model=VIT, image_size=16, classes=10, data=data, seed=0, steps=STEPS,
         recipe=Recipe.model_validate({**base, **keys}),
     )  # fmt: skip
+
+
+def averaged(ema: float = 0.95) -> RunConfig:
+    """A run that leaves the average of its weights. Of SGD: Adam makes steps of what is zero but for rounding."""
+    return config(ema=ema, optimizer="sgd", lr=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +72,34 @@ def alone(run: RunConfig, folder: Path, data: Path, *, stage: int = 0, stop: flo
     return {int(entry["step"]): entry["train/loss"] for entry in seen}
 
 
-def together(workers: int, jobs: list[dict[str, Any]], data: Path, tmp: Path, *, dies: bool = False) -> None:
-    """These trainings, by a group of processes over gloo."""
-    base = {"config": config().model_dump(mode="json"), "data": str(data), "micro_batch": 32 // workers, "save_steps": SAVE}
-    path = tmp / f"jobs-{workers}-{jobs[0]['name']}.json"
-    path.write_text(json.dumps([{**base, **job} for job in jobs]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+def together(groups: list[tuple[int, list[dict[str, Any]]]], data: Path, tmp: Path) -> list[list[int]]:
+    """These trainings, by one group of processes over gloo after the other: the processes' exit codes."""
+    path = tmp / "groups.json"
+    content = [
+        (
+            workers,
+            [
+                {
+                    "config": config().model_dump(mode="json"),
+                    "data": str(data),
+                    "micro_batch": 32 // workers,
+                    "save_steps": SAVE,
+                    **job,
+                }
+                for job in jobs
+            ],
+        )
+        for workers, jobs in groups
+    ]
+    path.write_text(json.dumps(content))
     environment = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, str(ROOT / "tests/group_worker.py"), str(path)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode != 0) == dies, done.stderr[-3000:]
+    command = [sys.executable, str(ROOT / "tests/group_worker.py"), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert len(codes) == len(groups), done.stderr[-3000:]
+    (tmp / "stderr.txt").write_text(done.stderr)
+    return codes
 
 
 def said(folder: Path, name: str, worker: int = 0) -> dict[str, Any]:
@@ -90,21 +113,34 @@ def unbroken(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int
 
 
 @pytest.fixture(scope="module")
-def written_by_two(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder for every ZeRO stage, each stopped by a group of two at step 13; and one whose disk was full at step 26."""
-    tmp = tmp_path_factory.mktemp("two")
-    for stage in STAGES:
-        (tmp / f"zero{stage}").mkdir()
-    (tmp / "full").mkdir()
-    jobs: list[dict[str, Any]] = [
-        {"folder": str(tmp / f"zero{stage}"), "zero_stage": stage, "name": "a", "stop": 12} for stage in STAGES
-    ]
-    jobs += [
-        {"folder": str(tmp / "full"), "zero_stage": 1, "name": "a", "stop": 12},
-        {"folder": str(tmp / "full"), "zero_stage": 1, "name": "b", "stop": 1e9, "mishap": "full disk"},
-    ]
-    together(2, jobs, digits, tmp)
-    return tmp
+def groups(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[int]]]:
+    """What groups of several sizes have left, all started from one process, and the exit codes of theirs.
+
+    zeroN, as two workers stopped at step 13 at stage N; fourN, as four went on from there; oneN, as one went on and two after
+    it at the next stage; full, whose disk was full at step 26; kill, killed in the middle of that save; averaged.
+    """
+    tmp = tmp_path_factory.mktemp("groups")
+    for name in (*(f"zero{stage}" for stage in STAGES), "full", "kill", "averaged"):
+        (tmp / name).mkdir()
+
+    def job(folder: str, stage: int, name: str, stop: float, **keys: Any) -> dict[str, Any]:
+        return {"folder": str(tmp / folder), "zero_stage": stage, "name": name, "stop": stop, **keys}
+
+    first = [job(f"zero{stage}", stage, "a", 12) for stage in STAGES]
+    first += [job("full", 1, "a", 12), job("full", 1, "b", 1e9, mishap="full disk")]
+    first += [job("averaged", 2, "a", AVERAGED_STOP, config=averaged().model_dump(mode="json")), job("kill", 2, "a", 12)]
+    codes = together(
+        [
+            (2, first),
+            (2, [job("kill", 2, "b", 1e9, mishap="kill")]),
+            (4, [job(f"four{stage}", stage, "b", 20, copy=str(tmp / f"zero{stage}")) for stage in STAGES]),
+            (1, [job(f"one{stage}", stage, "b", 26, copy=str(tmp / f"zero{stage}")) for stage in STAGES]),
+            (2, [job(f"one{stage}", (stage + 1) % 4, "c", 32) for stage in STAGES]),
+        ],
+        digits,
+        tmp,
+    )
+    return tmp, codes
 
 
 def check_curve(found: dict[int, float], unbroken: dict[int, float]) -> None:
@@ -113,32 +149,38 @@ def check_curve(found: dict[int, float], unbroken: dict[int, float]) -> None:
 
 
 def test_any_number_of_workers_goes_on_at_any_stage(
-    written_by_two: Path, unbroken: dict[int, float], digits: Path, tmp_path: Path
+    groups: tuple[Path, list[list[int]]], unbroken: dict[int, float], digits: Path
 ) -> None:
     """2 to 1 and 2 to 4 at every stage; then 1 to 2, each at another stage than it was written at."""
+    folder, codes = groups
+    assert [codes[group] for group in (0, 2, 3, 4)] == [[0, 0], [0] * 4, [0], [0, 0]], (folder / "stderr.txt").read_text()
     for stage in STAGES:
-        folder = written_by_two / f"zero{stage}"
-        assert said(folder, "a")["ended"].startswith("StoppedError: stopped at step 13")
-        check_curve(said(folder, "a")["losses"], unbroken)
-        for copy in ("one", "four"):
-            shutil.copytree(folder, tmp_path / f"{copy}{stage}")
-        found = alone(config(), tmp_path / f"one{stage}", digits, stage=stage, stop=26)
-        assert min(found) == 14
-        check_curve(found, unbroken)
-    together(
-        4, [{"folder": str(tmp_path / f"four{s}"), "zero_stage": s, "name": "b", "stop": 20} for s in STAGES], digits, tmp_path
-    )
-    others = [{"folder": str(tmp_path / f"one{s}"), "zero_stage": (s + 1) % 4, "name": "c", "stop": 32} for s in STAGES]
-    together(2, others, digits, tmp_path)
-    for stage in STAGES:
-        for folder, name, first in ((tmp_path / f"four{stage}", "b", 14), (tmp_path / f"one{stage}", "c", 30)):
-            found = said(folder, name)["losses"]
+        assert said(folder / f"zero{stage}", "a")["ended"].startswith("StoppedError: stopped at step 13")
+        check_curve(said(folder / f"zero{stage}", "a")["losses"], unbroken)
+        for name, after, first in (("four", "b", 14), ("one", "b", 14), ("one", "c", 30)):
+            found = said(folder / f"{name}{stage}", after)["losses"]
             assert min(found) == first
             check_curve(found, unbroken)
 
 
-def test_a_manifest_says_what_it_is_a_checkpoint_of(written_by_two: Path) -> None:
-    (path,) = complete_checkpoints(written_by_two / "zero2/checkpoints")
+def test_the_average_of_the_weights_goes_on_with_another_number_of_workers(
+    groups: tuple[Path, list[list[int]]], digits: Path, tmp_path: Path
+) -> None:
+    """Two workers at stage 2, then one at stage 0: the weights that are left are those of one worker all along."""
+    folder = groups[0] / "averaged"
+    alone(averaged(), tmp_path, digits)
+    assert min(alone(averaged(), folder, digits)) > AVERAGED_STOP
+    whole, resumed = (load_file(path / WEIGHTS_FILE) for path in (tmp_path, folder))
+    assert all(torch.allclose(whole[name], resumed[name], atol=1e-5) for name in whole)
+    (manifest,) = (path / "manifest.json" for path in complete_checkpoints(folder / "checkpoints")[-1:])
+    assert "average" in json.loads(manifest.read_text())["optimizer"]["kinds"]
+    alone(averaged(ema=0.0), tmp_path / "raw", digits)
+    raw = load_file(tmp_path / "raw" / WEIGHTS_FILE)
+    assert any(not torch.allclose(raw[name], resumed[name], atol=1e-3) for name in raw), "another thing than the weights"
+
+
+def test_a_manifest_says_what_it_is_a_checkpoint_of(groups: tuple[Path, list[list[int]]]) -> None:
+    (path,) = complete_checkpoints(groups[0] / "zero2/checkpoints")
     manifest = json.loads((path / "manifest.json").read_text())
     assert (manifest["step"], manifest["next_batch"], manifest["workers"], manifest["zero_stage"]) == (13, 13, 2, 2)
     assert len(manifest["losses"]) == 1
@@ -150,8 +192,10 @@ def test_a_manifest_says_what_it_is_a_checkpoint_of(written_by_two: Path) -> Non
     assert max(sizes) < 1.2 * min(sizes), "each worker writes its own part"
 
 
-def test_a_full_disk_fails_all_workers_together(written_by_two: Path, unbroken: dict[int, float], digits: Path) -> None:
-    folder = written_by_two / "full"
+def test_a_full_disk_fails_all_workers_together(
+    groups: tuple[Path, list[list[int]]], unbroken: dict[int, float], digits: Path
+) -> None:
+    folder = groups[0] / "full"
     ends = [said(folder, "b", worker)["ended"] for worker in (0, 1)]
     assert ends[0] == "CheckpointError: a checkpoint could not be written: on another worker"
     assert "File too large" in ends[1]
@@ -163,14 +207,10 @@ def test_a_full_disk_fails_all_workers_together(written_by_two: Path, unbroken: 
     assert len(list((folder / "checkpoints").iterdir())) == 2, "what was half written is gone"
 
 
-def test_kill_9_during_a_save(unbroken: dict[int, float], digits: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    jobs: list[dict[str, Any]] = [
-        {"folder": str(folder), "zero_stage": 2, "name": "a", "stop": 12},
-        {"folder": str(folder), "zero_stage": 2, "name": "b", "stop": 1e9, "mishap": "kill"},
-    ]
-    together(2, jobs, digits, tmp_path, dies=True)
+def test_kill_9_during_a_save(groups: tuple[Path, list[list[int]]], unbroken: dict[int, float], digits: Path) -> None:
+    folder, codes = groups[0] / "kill", groups[1]
+    assert codes[1][1] == -signal.SIGKILL
+    assert codes[1][0] != 0
     left = {path.name[:14] for path in (folder / "checkpoints").iterdir()}
     assert left == {"step-000000013", "step-000000026"}, "it was killed in the middle of its second save"
     assert [path.name[:14] for path in complete_checkpoints(folder / "checkpoints")] == ["step-000000013"]
