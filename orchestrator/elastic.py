@@ -16,7 +16,7 @@ from orchestrator.attempts import LONGEST_PAUSE_SECONDS
 from orchestrator.plan import Bundle
 from orchestrator.store import State, Store, read_json, write_json
 
-LOOK_SECONDS = 15.0  # between two looks for room
+LOOK_SECONDS = 5.0  # between two looks for room
 
 
 def sizes(bundle: Bundle) -> list[int]:

@@ -177,7 +177,10 @@ def group_of(payload: dict[str, Any], workers: int, failures: int, config: dict[
         run_config=ray.train.RunConfig(
             name=f"{Path(config['payload']).stem}-{time.time_ns()}",
             storage_path=config["scratch"],
-            failure_config=ray.train.FailureConfig(max_failures=failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=failures,
+                controller_failure_limit=0 if payload["resize"] else -1,  # else it waits for ever for a node that has died
+            ),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             worker_runtime_env={} if uses_gpu else {"env_vars": allocator.ENVIRONMENT},
         ),

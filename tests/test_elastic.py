@@ -1,0 +1,206 @@
+"""Groups of changing size on a real Ray cluster of two nodes: a limit, SIGTERM, a node that dies and one that comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from conftest import TINY, clean_environment, study_command
+from ruamel.yaml import YAML
+
+from orchestrator import launch, results, worker
+from orchestrator.attempts import End, attempts_of
+from orchestrator.store import RunFolder, State, Store, write_json
+from orchestrator.study import OVER_BUDGET, prepare
+from vitmodel.data.shards import pack
+from vitmodel.training.checkpoint import complete_checkpoints
+
+pytestmark = pytest.mark.timeout(900)
+STEPS, SAVE = 2400, 20
+ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_AUTH_MODE": "disabled"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survived:
+    """What came of the study, and what was seen on its way."""
+
+    row: pd.Series
+    folder: RunFolder
+    budget_exit: int
+    budget_state: State
+    checkpoints_at_budget: int
+    last_exit: int
+    said: str
+
+
+def write_study(folder: Path, wall_hours: float | None = None) -> Path:
+    """One pretraining of a small ViT, with an average of its weights, by one or two workers."""
+    content = YAML(typ="safe").load(TINY)
+    del content["transfer"], content["probe"]
+    models = content["pretrain"]["models"][:1]
+    content["pretrain"].update(sizes=[256], models=models, lengths=[{"steps": STEPS}])
+    content["pretrain"]["recipe"]["vit"] |= {"ema": 0.99, "lr": 1e-3}
+    content["resources"] = {"workers": {"min": 1, "max": 2}, "zero_stage": 1, "checkpoint": {"every": f"{SAVE} steps"}}
+    content["on_failure"] = {"retries": {"failures": 2, "preemptions": 1, "pause_seconds": 0}}
+    if wall_hours:
+        content["budget"] = {"wall_hours": wall_hours}
+    path = folder / "tiny.yaml"
+    with path.open("w") as file:
+        YAML().dump(content, file)
+    return path
+
+
+def until(condition: Callable[[], Any], driver: subprocess.Popen[str], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def begun(folder: RunFolder, attempt: int) -> tuple[int, int]:
+    """(workers, first step that was logged, 0 before it) of an attempt."""
+    lines = folder.metrics_files()[attempt].read_text().splitlines()
+    return json.loads(lines[0])["workers"], json.loads(lines[1])["step"] if len(lines) > 1 else 0
+
+
+def at_work(folder: RunFolder, workers: int, since: int) -> int | None:
+    """The first attempt from number `since` on in which so many workers have made steps."""
+    for attempt in range(since, folder.attempts()):
+        size, step = begun(folder, attempt)
+        if size == workers and step:
+            return attempt
+    return None
+
+
+def train_workers() -> list[psutil.Process]:
+    """Ray Train's workers on this machine that belong to the cluster of this test."""
+    mine = {child.pid for child in psutil.Process().children(recursive=True)}
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if process.pid in mine and any("RayTrainWorker" in part for part in process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[tuple[Any, Any]]:
+    """A cluster of a head and a node with one CPU each, and that node."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        yield cluster, cluster.add_node(num_cpus=1)
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def survived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survived]:
+    with pytest.MonkeyPatch.context() as patch, two_nodes() as (cluster, node):
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield go_through_it(tmp_path_factory.mktemp("study"), cluster, node)
+
+
+def go_through_it(tmp: Path, cluster: Any, node: Any) -> Survived:
+    environment = {**clean_environment(), **ENVIRONMENT, "RAY_ADDRESS": cluster.address}
+    (run,) = prepare(write_study(tmp), str(tmp / "runs")).plan.runs
+    folder = Store(tmp / "runs").run(run.run_id)
+
+    def command(wall_hours: float | None) -> subprocess.Popen[str]:
+        arguments = study_command(write_study(tmp, wall_hours), tmp / "runs")
+        return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    budget_exit, seconds = 0, 18.0
+    while not complete_checkpoints(folder.path / "checkpoints"):  # until the limit fell into the run, not before it
+        driver = command(seconds / 3600)
+        said = driver.communicate(timeout=300)[0]
+        budget_exit, seconds = driver.returncode, 1.5 * seconds
+        assert budget_exit == OVER_BUDGET, said
+    budget_state, kept = folder.state(), len(complete_checkpoints(folder.path / "checkpoints"))
+
+    before = folder.attempts()
+    driver = command(None)
+    until(lambda: at_work(folder, 2, before) is not None, driver)
+    train_workers()[0].terminate()
+    until(lambda: at_work(folder, 2, before + 1) is not None, driver)
+    cluster.remove_node(node, allow_graceful=False)
+    alone_from = folder.attempts()
+    until(lambda: at_work(folder, 1, alone_from) is not None, driver)
+    cluster.add_node(num_cpus=1)
+    said = driver.communicate(timeout=400)[0]
+    row = results.collect(tmp / "runs", "tiny").iloc[0]
+    return Survived(
+        row=row,
+        folder=folder,
+        budget_exit=budget_exit,
+        budget_state=budget_state,
+        checkpoints_at_budget=kept,
+        last_exit=driver.returncode,
+        said=said,
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float], dict[str, Any]]:
+    """The same run by one worker without a hitch, without Ray: (losses, result)."""
+    tmp = tmp_path_factory.mktemp("unbroken")
+    prepared = prepare(write_study(tmp), str(tmp / "runs"))
+    for name, spec in prepared.file.study.datasets.items():
+        pack(spec, Path(prepared.plan.datasets[name]))
+    write_json(prepared.store.study("tiny") / "plan.json", prepared.data)
+    (bundle,) = prepared.bundles
+    worker.work(launch.bundle_payload(prepared.file.study, prepared.plan, bundle, prepared.store))
+    folder = prepared.store.run(prepared.plan.runs[0].run_id)
+    result = folder.result()
+    assert result is not None
+    return {entry["step"]: entry["train/loss"] for entry in folder.metrics()}, result
+
+
+def test_a_limit_ends_the_command_with_4_and_keeps_the_run(survived: Survived) -> None:
+    assert survived.budget_exit == OVER_BUDGET
+    assert survived.budget_state is State.BUDGET
+    assert survived.checkpoints_at_budget > 0
+    ends = attempts_of(survived.folder)
+    stopped = next(number for number, attempt in enumerate(ends) if attempt.end is End.STOPPED)
+    step = int(ends[stopped].reason.rpartition(" ")[2])
+    assert step > 0
+    _, first = begun(survived.folder, stopped + 1)
+    assert step < first <= step + STEPS // 40, "the same command went on at the step where it was stopped"
+
+
+def test_sigterm_and_a_dead_node_cost_what_they_should(survived: Survived) -> None:
+    assert survived.last_exit == 0, survived.said
+    assert survived.row["status"] == "DONE"
+    ends = [attempt.end for attempt in attempts_of(survived.folder)]
+    preempted = ends.index(End.PREEMPTION)
+    step = int(attempts_of(survived.folder)[preempted].reason.partition("step ")[2].split()[0])
+    assert begun(survived.folder, preempted + 1)[1] - step in range(1, STEPS // 40 + 1), "it went on at that very step"
+    assert ends.count(End.PREEMPTION) == 1
+    assert sum(ends.count(end) for end in (End.FAILURE, End.KILLED)) <= 2 + 1  # the last attempt left no word: it is done
+    sizes = [begun(survived.folder, number)[0] for number in range(len(ends))]
+    assert sizes[preempted] == 2
+    assert 1 in sizes[preempted + 1 :], "one worker went on after the node had died"
+    assert sizes[-1] == 2, "and two once it was back"
+    assert survived.row["workers"] == 2
+    assert survived.row["attempts"] == len(ends)
+
+
+def test_nothing_is_different(survived: Survived, unbroken: tuple[dict[int, float], dict[str, Any]]) -> None:
+    losses, result = unbroken
+    found = {entry["step"]: entry["train/loss"] for entry in survived.folder.metrics()}
+    assert found.keys() == losses.keys()
+    assert max(abs(found[step] - losses[step]) for step in losses) <= 1e-3
+    ours = survived.folder.result()
+    assert ours is not None
+    assert abs(ours["metrics"]["eval/loss"] - result["metrics"]["eval/loss"]) <= 1e-3, "the averaged weights, too"
