@@ -20,9 +20,10 @@ from orchestrator.catalogue import look_up_datasets
 from orchestrator.evidence import Evidence
 from orchestrator.forecast import Aim, Way, aim_of, best, is_target, view_of, ways
 from orchestrator.laws import Law
-from orchestrator.plan import Cell, cells_at
-from orchestrator.plan import Run as PlannedRun
+from orchestrator.plan import cells_at
 from orchestrator.questions import Target
+from orchestrator.runs import Cell
+from orchestrator.runs import Run as PlannedRun
 from orchestrator.spec import StudyFile, resolve_size
 from orchestrator.store import State, Store
 from vitmodel.config import UserError

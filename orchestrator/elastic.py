@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.attempts import LONGEST_PAUSE_SECONDS
-from orchestrator.plan import Bundle
+from orchestrator.runs import Bundle
 from orchestrator.store import State, Store, read_json, write_json
 
 LOOK_SECONDS = 5.0  # between two looks for room

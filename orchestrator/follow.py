@@ -16,8 +16,8 @@ from rich.console import Console
 from orchestrator.budget import Group
 from orchestrator.endurance import StopAfter
 from orchestrator.notify import Notifier
-from orchestrator.plan import Bundle
 from orchestrator.progress import Progress
+from orchestrator.runs import Bundle
 from orchestrator.schema import Study
 from orchestrator.store import RunFolder, State, Store, write_json
 from orchestrator.tracking import Follower, tracking_uri

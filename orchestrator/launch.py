@@ -19,8 +19,9 @@ from typing import Any
 
 from orchestrator import budget, elastic, janitor
 from orchestrator.budget import Group
-from orchestrator.plan import Bundle, Cell, Plan
+from orchestrator.plan import Plan
 from orchestrator.planview import run_facts
+from orchestrator.runs import Bundle, Cell
 from orchestrator.schema import Study
 from orchestrator.secrets import as_named, redact
 from orchestrator.spec import variables_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.plan import Bundle, Plan, Run
+from orchestrator.plan import Plan
+from orchestrator.runs import Bundle, Run
 from vitmodel.config import SUPERVISED
 
 

@@ -9,7 +9,8 @@ import time
 
 from orchestrator import budget
 from orchestrator.budget import Group
-from orchestrator.plan import Cell, Plan
+from orchestrator.plan import Plan
+from orchestrator.runs import Cell
 from orchestrator.schema import Study
 from vitmodel.config import UserError
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import budget
 from orchestrator.outside import check_tracker
-from orchestrator.plan import Bundle, Cell, Plan, make_bundles, make_plan
+from orchestrator.plan import Plan, make_bundles, make_plan
 from orchestrator.planview import phase_hours, plan_as_data, plan_as_text
+from orchestrator.runs import Bundle, Cell
 from orchestrator.schema import ExternalData
 from orchestrator.secrets import as_named, expand_environment, redact
 from orchestrator.spec import StudyFile, read_study

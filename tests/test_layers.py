@@ -49,6 +49,8 @@ LAYERS: dict[str, str] = {
     "orchestrator.fingerprint": "L2",
     "orchestrator.budget": "L2",
     "orchestrator.plan": "L2",
+    "orchestrator.planner": "L2",
+    "orchestrator.runs": "L2",
     "orchestrator.planview": "L2",
     "orchestrator.store": "L2",
     "orchestrator.find": "L2",

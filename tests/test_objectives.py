@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from test_training import CutError, config, losses, recipe, train, two_workers
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.plan import Run, make_plan
+from orchestrator.plan import make_plan
+from orchestrator.runs import Run
 from orchestrator.spec import read_study
 from vitmodel.config import HybridConfig, Mae, MaeDecoder, MaskedPatch, Objective, UserError, ViTConfig
 from vitmodel.data.generated import DigitsConfig

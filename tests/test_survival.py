@@ -16,7 +16,7 @@ from orchestrator import launch, results, worker
 from orchestrator.attempts import Attempt, End, Next, attempts_of, next_attempt
 from orchestrator.elastic import fitting, sizes
 from orchestrator.endurance import Checkpoint, Retries
-from orchestrator.plan import Bundle
+from orchestrator.runs import Bundle
 from orchestrator.store import State, Store, write_json
 from orchestrator.study import Prepared, prepare
 from vitmodel.data.shards import pack
