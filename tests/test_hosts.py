@@ -157,7 +157,7 @@ def alive(processes: list[psutil.Process]) -> list[str]:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.cmdline()[0])
+                found.append(" ".join(process.cmdline()) or f"{process.pid}, on its way out")
     return found
 
 
