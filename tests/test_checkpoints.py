@@ -117,10 +117,11 @@ def groups(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """What groups of several sizes have left, all started from one process, and the exit codes of theirs.
 
     zeroN, as two workers stopped at step 13 at stage N; fourN, as four went on from there; oneN, as one went on and two after
-    it at the next stage; full, whose disk was full at step 26; kill, killed in the middle of that save; averaged.
+    it at the next stage; full, whose disk was full at step 26; kill, killed in the middle of that save; averaged; late, one
+    worker whose checkpoint of step 13 was written when step 16 had been logged, and which was killed then.
     """
     tmp = tmp_path_factory.mktemp("groups")
-    for name in (*(f"zero{stage}" for stage in STAGES), "full", "kill", "averaged"):
+    for name in (*(f"zero{stage}" for stage in STAGES), "full", "kill", "averaged", "late"):
         (tmp / name).mkdir()
 
     def job(folder: str, stage: int, name: str, stop: float, **keys: Any) -> dict[str, Any]:
@@ -136,6 +137,7 @@ def groups(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
             (4, [job(f"four{stage}", stage, "b", 20, copy=str(tmp / f"zero{stage}")) for stage in STAGES]),
             (1, [job(f"one{stage}", stage, "b", 26, copy=str(tmp / f"zero{stage}")) for stage in STAGES]),
             (2, [job(f"one{stage}", (stage + 1) % 4, "c", 32) for stage in STAGES]),
+            (1, [job("late", 0, "a", 1e9, mishap="late")]),
         ],
         digits,
         tmp,
@@ -215,6 +217,19 @@ def test_kill_9_during_a_save(groups: tuple[Path, list[list[int]]], unbroken: di
     left = {path.name[:14] for path in (folder / "checkpoints").iterdir()}
     assert left == {"step-000000013", "step-000000026"}, "it was killed in the middle of its second save"
     assert [path.name[:14] for path in complete_checkpoints(folder / "checkpoints")] == ["step-000000013"]
+    found = alone(config(), folder, digits)
+    assert min(found) == 14
+    check_curve(found, unbroken)
+
+
+def test_a_checkpoint_that_is_written_late_holds_the_losses_of_its_step(
+    groups: tuple[Path, list[list[int]]], unbroken: dict[int, float], digits: Path
+) -> None:
+    """The training goes on while a thread writes: what it logs meanwhile is no part of the checkpoint."""
+    folder, codes = groups[0] / "late", groups[1]
+    assert codes[5] == [-signal.SIGKILL]
+    (path,) = complete_checkpoints(folder / "checkpoints")
+    assert len(json.loads((path / "manifest.json").read_text())["losses"]) == 1, "step 13's, not yet logged"
     found = alone(config(), folder, digits)
     assert min(found) == 14
     check_curve(found, unbroken)

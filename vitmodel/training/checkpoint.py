@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,7 @@ class Writer:
         }
         self._copy(pieces)
         manifest = {
-            **facts,
+            **deepcopy(facts),  # written later, when the training has long gone on with its lists
             "workers": self._workers,
             "zero_stage": engine.zero_optimization_stage(),
             "optimizer": {"kinds": state.optimizer_kinds(engine), "steps": state.optimizer_steps(engine)},
