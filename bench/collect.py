@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator import results, rowcache
+from orchestrator import results
+from orchestrator.rows import rowcache
 from orchestrator.store import Store, write_json
 from orchestrator.tracking import Follower
 

@@ -116,7 +116,7 @@ def ours(study: Path, storage: Path) -> tuple[float, float]:
 
 def planned_runs(study: Path, storage: Path) -> list[dict[str, Any]]:
     """The study's runs, parents first, with their data made."""
-    from orchestrator.study import prepare
+    from orchestrator.prepare import prepare
     from vitmodel.data.shards import pack
 
     prepared = prepare(study, str(storage))

@@ -24,11 +24,11 @@ from collect import LOGGED, facts_of, result_of
 from rich.console import Console
 
 from orchestrator import results
-from orchestrator.cursor import Cursor
+from orchestrator.following.progress import Progress
 from orchestrator.plan import make_bundles
-from orchestrator.progress import Progress
+from orchestrator.prepare import prepare
+from orchestrator.records.cursor import Cursor
 from orchestrator.store import Store, write_json
-from orchestrator.study import prepare
 
 STUDY = """\
 name: scale

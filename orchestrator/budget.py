@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.endurance import Workers
-from orchestrator.schema import Resources
+from orchestrator.studyfile.endurance import Workers
+from orchestrator.studyfile.schema import Resources
 from vitmodel.config import SUPERVISED, ModelConfig, Objective, Recipe, RunConfig, UserError
 from vitmodel.flops import activation_bytes, count_params
 

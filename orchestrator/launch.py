@@ -17,15 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator import budget, elastic, janitor
+from orchestrator import budget
 from orchestrator.budget import Group
 from orchestrator.plan import Plan
-from orchestrator.planview import run_facts
-from orchestrator.runs import Bundle, Cell
-from orchestrator.schema import Study
+from orchestrator.planning.planview import run_facts
+from orchestrator.planning.runs import Bundle, Cell
+from orchestrator.running import elastic, janitor
 from orchestrator.secrets import as_named, redact
 from orchestrator.spec import variables_of
 from orchestrator.store import State, Store, read_json, write_json
+from orchestrator.studyfile.schema import Study
 from vitmodel import allocator
 
 # Read by Ray when it is imported; Tune and Train hand them on to trials, controllers and workers (docs/decisions.md).
@@ -158,7 +159,7 @@ def group_of(payload: dict[str, Any], workers: int, failures: int, config: dict[
     """The Ray Train trainer of one worker group."""
     import ray.train
 
-    from orchestrator.noticed import NoticedTorchConfig
+    from orchestrator.running.noticed import NoticedTorchConfig
     from orchestrator.worker import work
 
     uses_gpu = payload["gpus_per_worker"] > 0

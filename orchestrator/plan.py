@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import budget
-from orchestrator.axes import Point, points
 from orchestrator.budget import Device, Group
-from orchestrator.planner import Planner
-from orchestrator.runs import Bundle, Cell, Run
+from orchestrator.planning.axes import Point, points
+from orchestrator.planning.planner import Planner
+from orchestrator.planning.runs import Bundle, Cell, Run
 from orchestrator.spec import StudyFile
 from vitmodel.config import UserError
 

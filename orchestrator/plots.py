@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from orchestrator import charts
-from orchestrator.charts import Chart, Tick, Trend
-from orchestrator.standing import family_name
+from orchestrator.reporting import charts
+from orchestrator.reporting.charts import Chart, Tick, Trend
+from orchestrator.rows.standing import family_name
 
 COLOURS = {
     "vit": "#0072B2",

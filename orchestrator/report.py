@@ -21,10 +21,12 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator import answertables, charts, interactive, lawcharts, plots, standing, tables
-from orchestrator.answers import Findings
-from orchestrator.charts import Chart
-from orchestrator.standing import count, family_name, flops_words, percent
+from orchestrator import plots
+from orchestrator.reporting import answertables, charts, interactive, lawcharts, tables
+from orchestrator.reporting.charts import Chart
+from orchestrator.rows import standing
+from orchestrator.rows.standing import count, family_name, flops_words, percent
+from orchestrator.verdicts.answers import Findings
 
 PLACED_FACTS = ("title", "note", "study_yaml", "resolved", "planned", "wall_seconds", "training_seconds", "slots")
 LEGEND_WORDS = "Point at a mark for its run, size, data, compute and top-1; touch a name in a legend to hide it; drag to zoom."
@@ -81,12 +83,16 @@ def _charts(frame: pd.DataFrame, findings: Findings | None) -> list[Chart]:
 
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("orchestrator"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("orchestrator.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
 def _template(name: str) -> str:
-    return (files("orchestrator") / "templates" / name).read_text(encoding="utf-8")
+    return (files("orchestrator.reporting") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _policy(scripts: list[Markup]) -> str:

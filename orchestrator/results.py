@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator import imports, mlflowrows, rowcache
+from orchestrator.rows import imports, mlflowrows, rowcache
 from orchestrator.store import RunFolder, Store, read_json
 from vitmodel.config import SUPERVISED, UserError
 

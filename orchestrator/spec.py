@@ -13,12 +13,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.describe import as_tuples, expand_datasets
-from orchestrator.initial import read_initial
-from orchestrator.questions import as_count
-from orchestrator.schema import Length, ObjectiveName, Size, Storage, Study
+from orchestrator.planning.initial import read_initial
 from orchestrator.secrets import expand_environment, names_in
-from orchestrator.yamltree import Place, YamlTree
+from orchestrator.studyfile.describe import as_tuples, expand_datasets
+from orchestrator.studyfile.questions import as_count
+from orchestrator.studyfile.schema import Length, ObjectiveName, Size, Storage, Study
+from orchestrator.studyfile.yamltree import Place, YamlTree
 from vitmodel.config import FAMILIES, ModelConfig, UserError, ViTConfig, suggest
 from vitmodel.variants import named_model
 

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cursor import Cursor
-from orchestrator.mlflowdb import make_database
+from orchestrator.following.mlflowdb import make_database
+from orchestrator.records.cursor import Cursor
+from orchestrator.records.watch import Watch
 from orchestrator.secrets import expand_environment, names_in, redact
 from orchestrator.store import RunFolder, State, Store, read_json
-from orchestrator.watch import Watch
 
 BATCH = 500  # metrics a request; MLflow takes at most 1000
 ENDED = {State.DONE: "FINISHED", State.PLANNED: "RUNNING", State.RUNNING: "RUNNING"}  # others: FAILED

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from orchestrator.attempts import End, attempts_of, next_attempt, record_end
-from orchestrator.endurance import Retries
+from orchestrator.records.attempts import End, attempts_of, next_attempt, record_end
 from orchestrator.secrets import expand_environment, redact
 from orchestrator.store import RunFolder, State, Store, read_json
+from orchestrator.studyfile.endurance import Retries
 from vitmodel.config import RunConfig, UserError
 from vitmodel.data.reader import Reading
 from vitmodel.training.checkpoint import CheckpointPolicy

@@ -12,15 +12,16 @@ from conftest import WriteStudy
 from test_findings import asking, curve_rows, frame
 from typer.testing import CliRunner
 
-from orchestrator import advice, evidence, results
-from orchestrator.advice import gradient, information, width
+from orchestrator import results
 from orchestrator.cli import app
-from orchestrator.forecast import Aim, Way, ways
 from orchestrator.plan import make_plan
-from orchestrator.planview import plan_as_data
-from orchestrator.questions import Target
+from orchestrator.planning.planview import plan_as_data
 from orchestrator.spec import read_study
 from orchestrator.store import Store, write_json
+from orchestrator.studyfile.questions import Target
+from orchestrator.verdicts import advice, evidence
+from orchestrator.verdicts.advice import gradient, information, width
+from orchestrator.verdicts.forecast import Aim, Way, ways
 from vitmodel.config import UserError
 
 COMPUTES = np.geomspace(1, 1e3, 8)

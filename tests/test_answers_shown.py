@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from test_report import CANARY, Page, done
 
-from orchestrator import answertables, interactive, lawcharts, laws, plots, report
-from orchestrator.answers import Claim, Comparison, Curve, Findings, Forecast, Measure, Point, Verdict, View
+from orchestrator import laws, plots, report
+from orchestrator.reporting import answertables, interactive, lawcharts
+from orchestrator.verdicts.answers import Claim, Comparison, Curve, Findings, Forecast, Measure, Point, Verdict, View
 
 IMAGES = np.geomspace(1e3, 1e6, 10)
 

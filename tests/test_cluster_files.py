@@ -22,9 +22,9 @@ from kubernetes import client
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from orchestrator import room
+from orchestrator.prepare import prepare
+from orchestrator.running import room
 from orchestrator.spec import read_study
-from orchestrator.study import prepare
 
 CLUSTER = ROOT / "cluster"
 MANIFESTS = sorted(CLUSTER.glob("kuberay/*.yaml"))

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from test_results import cell, finish, full_store, make_store
 
-from orchestrator import outcomes, results, rowcache
+from orchestrator import results
+from orchestrator.rows import outcomes, rowcache
 from orchestrator.store import State, Store
 from orchestrator.tracking import Follower
 from vitmodel.config import UserError

@@ -18,9 +18,10 @@ from conftest import TINY, clean_environment, study_command
 from ruamel.yaml import YAML
 
 from orchestrator import launch, results, worker
-from orchestrator.attempts import End, attempts_of
+from orchestrator.prepare import prepare
+from orchestrator.records.attempts import End, attempts_of
 from orchestrator.store import RunFolder, State, Store, write_json
-from orchestrator.study import OVER_BUDGET, prepare
+from orchestrator.study import OVER_BUDGET
 from vitmodel.data.shards import pack
 from vitmodel.training.checkpoint import complete_checkpoints
 

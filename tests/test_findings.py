@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 from conftest import ROOT, WriteStudy
 
-from orchestrator import findings, results
-from orchestrator.answers import Claim, Findings, Verdict
-from orchestrator.forecast import settle
-from orchestrator.importtable import rows as table_rows
-from orchestrator.questions import Claims, Import, Target
-from orchestrator.schema import Study
+from orchestrator import results
+from orchestrator.rows.importtable import rows as table_rows
 from orchestrator.spec import read_study
+from orchestrator.studyfile.questions import Claims, Import, Target
+from orchestrator.studyfile.schema import Study
+from orchestrator.verdicts import findings
+from orchestrator.verdicts.answers import Claim, Findings, Verdict
+from orchestrator.verdicts.forecast import settle
 from vitmodel.config import UserError
 
 SIZES = [1000, 4000, 16000, 64000]

@@ -22,7 +22,7 @@ from hostlab import RAY, Host
 from ruamel.yaml import YAML
 from test_study import curves, outcomes
 
-from orchestrator.interfaces import interface_of
+from orchestrator.running.interfaces import interface_of
 from orchestrator.store import Store
 
 pytestmark = pytest.mark.timeout(600)

@@ -10,9 +10,10 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from orchestrator import imports, results
+from orchestrator import results
 from orchestrator.cli import app
-from orchestrator.importtable import rows
+from orchestrator.rows import imports
+from orchestrator.rows.importtable import rows
 from orchestrator.spec import read_study
 from orchestrator.store import write_json
 from vitmodel.config import UserError

@@ -17,7 +17,7 @@ from test_weights import MICRO_HYBRID, VIT, random_state
 from orchestrator import report, results
 from orchestrator.launch import bundle_payload
 from orchestrator.plan import Plan, make_bundles, make_plan
-from orchestrator.planview import plan_as_data, plan_as_text
+from orchestrator.planning.planview import plan_as_data, plan_as_text
 from orchestrator.spec import read_study
 from orchestrator.store import Store
 from vitmodel.config import DataRef, RunConfig, UserError, ViTConfig

@@ -13,7 +13,7 @@ from test_flops import CIFAR_RESNET, MICRO_HYBRID, MIXERS
 from test_weights_cli import refusal, vitscale
 from torch import Tensor, nn
 
-from orchestrator import looks
+from orchestrator.reporting import looks
 from orchestrator.store import Store, write_json
 from vitmodel import inspect
 from vitmodel.config import ModelConfig, UserError, ViTConfig

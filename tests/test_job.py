@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, WriteStudy, clean_environment
 
 from orchestrator import results
-from orchestrator.study import storage_root
+from orchestrator.prepare import storage_root
 
 pytestmark = pytest.mark.timeout(600)
 RAY = str(Path(sys.executable).parent / "ray")

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from PIL import Image
 from test_results import full_store
 
-from orchestrator import study as studies
+from orchestrator.prepare import bring_in_tables, prepare
 from orchestrator.store import write_json
 from orchestrator.tracking import Follower
 from vitmodel.config import ViTConfig
@@ -22,7 +22,8 @@ from vitmodel.models.weights import save_weights
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 VIT = ViTConfig(family="vit", variant="V16/8", width=16, depth=2, mlp_dim=32, heads=2, patch=8)
-ROOMS = ("charts", "findings", "lawcharts", "laws", "looks", "plots", "report", "results", "spec")
+FIGURES = ("reporting.charts", "reporting.lawcharts", "reporting.looks", "plots")
+ROOMS = (*FIGURES, "laws", "report", "results", "spec", "verdicts.findings")
 
 
 def test_scaling_curves_draws_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +59,8 @@ def test_compare_studies_reads_a_store_beside_mlflow(tmp_path: Path, monkeypatch
 
 
 def test_paper_replay_draws_figure_5_and_judges_the_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = studies.prepare(ROOT / "studies/vit_paper_published.yaml", str(tmp_path))
-    studies.bring_in_tables(prepared)
+    prepared = prepare(ROOT / "studies/vit_paper_published.yaml", str(tmp_path))
+    bring_in_tables(prepared)
     write_json(prepared.store.study(prepared.plan.study) / "plan.json", prepared.data)
     monkeypatch.setenv("VITSCALE_STORAGE", str(tmp_path))
     outputs = execute("paper_replay.ipynb")

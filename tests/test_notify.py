@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from orchestrator import notify
-from orchestrator.notify import Notifier
-from orchestrator.outside import Notify, Tracking
+from orchestrator.following import notify
+from orchestrator.following.notify import Notifier
+from orchestrator.records.watch import Watch
 from orchestrator.store import State, Store
-from orchestrator.watch import Watch
+from orchestrator.studyfile.outside import Notify, Tracking
 
 CANARY = "canary-5f3a9c"
 HOOK = Notify(webhook="${env:VITSCALE_TEST_HOOK}")

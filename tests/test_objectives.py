@@ -15,7 +15,7 @@ from test_training import CutError, config, losses, recipe, train, two_workers
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.plan import make_plan
-from orchestrator.runs import Run
+from orchestrator.planning.runs import Run
 from orchestrator.spec import read_study
 from vitmodel.config import HybridConfig, Mae, MaeDecoder, MaskedPatch, Objective, UserError, ViTConfig
 from vitmodel.data.generated import DigitsConfig

@@ -318,7 +318,7 @@ def test_ray_and_processes_give_the_same_bytes(tmp_path: Path, monkeypatch: pyte
         pack(config(source, "idx"), tmp_path / name / "set", processes=processes)
     program = (  # Ray reads its token once a process: another test's Ray may have been first in this one
         "import sys; from pathlib import Path; import vitmodel.data.shards as shards; shards.SHARD_SAMPLES = 32; "
-        "from orchestrator.packing import ray_tasks; from test_packing import config, pack; "
+        "from orchestrator.running.packing import ray_tasks; from test_packing import config, pack; "
         "pack(config(Path(sys.argv[1]), 'idx'), Path(sys.argv[2]), run_jobs=ray_tasks)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}

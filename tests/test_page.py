@@ -12,7 +12,8 @@ import pytest
 from browser import Page
 from test_report import CANARY, FACTS, done, with_a_gap
 
-from orchestrator import charts, interactive, report
+from orchestrator import report
+from orchestrator.reporting import charts, interactive
 
 DRAWN = "document.documentElement.dataset.drawn === 'yes'"
 SHOWN = "[...document.querySelectorAll('.still')].map(e => e.getBoundingClientRect().width > 0)"

@@ -16,9 +16,9 @@ from orchestrator import budget
 from orchestrator.budget import Group
 from orchestrator.fingerprint import canonical_json, run_id
 from orchestrator.plan import Plan, make_bundles, make_plan
-from orchestrator.planview import totals
-from orchestrator.schema import Resources
+from orchestrator.planning.planview import totals
 from orchestrator.spec import read_study
+from orchestrator.studyfile.schema import Resources
 from vitmodel.config import RunConfig, UserError
 from vitmodel.recipes import PRESETS, resolve_recipe
 from vitmodel.variants import named_model

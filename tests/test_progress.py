@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 from test_results import GROUP, cell, finish, make_store
 
-from orchestrator import progress
-from orchestrator.follow import GpuHours
-from orchestrator.progress import Progress, log_gap_seconds
+from orchestrator.following import progress
+from orchestrator.following.follow import GpuHours
+from orchestrator.following.progress import Progress, log_gap_seconds
+from orchestrator.records.watch import Watch
 from orchestrator.store import State, Store
-from orchestrator.watch import Watch
 
 
 @pytest.fixture

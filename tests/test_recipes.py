@@ -9,9 +9,9 @@ import pytest
 from conftest import WriteStudy
 
 from orchestrator.plan import Plan, make_plan
-from orchestrator.planview import run_facts
-from orchestrator.schema import RecipeSpec
+from orchestrator.planning.planview import run_facts
 from orchestrator.spec import read_study
+from orchestrator.studyfile.schema import RecipeSpec
 from vitmodel.config import Recipe, UserError
 from vitmodel.hyperrule import bit_hyperrule, hyperrule_resolution
 from vitmodel.recipes import resolve_recipe

@@ -16,7 +16,9 @@ import pytest
 from matplotlib.figure import Figure
 from test_results import cell, finish, full_store, make_store
 
-from orchestrator import plots, report, results, standing, tables
+from orchestrator import plots, report, results
+from orchestrator.reporting import tables
+from orchestrator.rows import standing
 from orchestrator.store import State
 
 FIGURES = [

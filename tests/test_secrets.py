@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT, TINY, WriteStudy, clean_environment, run_study
 from test_notify import Receiver
 
+from orchestrator.prepare import prepare
 from orchestrator.secrets import as_named, expand_environment, redact
 from orchestrator.spec import read_study
-from orchestrator.study import prepare
 from vitmodel.config import UserError
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack

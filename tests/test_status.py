@@ -15,11 +15,11 @@ from conftest import WriteStudy
 from test_results import cell, finish, make_store
 from typer.testing import CliRunner
 
-from orchestrator.attempts import End, record_end
 from orchestrator.cli import app
-from orchestrator.status import as_text, duration, survey
+from orchestrator.prepare import prepare
+from orchestrator.records.attempts import End, record_end
+from orchestrator.records.status import as_text, duration, survey
 from orchestrator.store import State, Store, write_json
-from orchestrator.study import prepare
 
 HOLD = """\
 import sys, time

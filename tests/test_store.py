@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import store as store_module
+from orchestrator.records.watch import Watch
 from orchestrator.store import Lease, LeaseHeldError, State, Store, read_json, write_json
-from orchestrator.watch import Watch
 
 
 def entry(step: int, loss: float) -> str:

@@ -13,12 +13,12 @@ import torch
 from conftest import ROOT, Change, WriteStudy, clean_environment
 
 from orchestrator import launch, results, worker
-from orchestrator.attempts import Attempt, End, Next, attempts_of, next_attempt
-from orchestrator.elastic import fitting, sizes
-from orchestrator.endurance import Checkpoint, Retries
-from orchestrator.runs import Bundle
+from orchestrator.planning.runs import Bundle
+from orchestrator.prepare import Prepared, prepare
+from orchestrator.records.attempts import Attempt, End, Next, attempts_of, next_attempt
+from orchestrator.running.elastic import fitting, sizes
 from orchestrator.store import State, Store, write_json
-from orchestrator.study import Prepared, prepare
+from orchestrator.studyfile.endurance import Checkpoint, Retries
 from vitmodel.data.shards import pack
 from vitmodel.training import loop
 from vitmodel.training.guard import STALLED_EXIT

@@ -12,12 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.catalogue import look_up_datasets
 from orchestrator.checks.finding import Finding, fail, ok, warn
-from orchestrator.outside import check_tracker
+from orchestrator.planning.catalogue import look_up_datasets
 from orchestrator.secrets import expand_environment, redact
 from orchestrator.spec import StudyFile
 from orchestrator.store import Store
+from orchestrator.studyfile.outside import check_tracker
 from orchestrator.tracking import tracking_uri
 from vitmodel.config import UserError
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator import study as studies
 from orchestrator.commands.options import Storage
-from orchestrator.describe import find_description, known_names, read_description
-from orchestrator.schema import ExternalData
+from orchestrator.prepare import prepare
+from orchestrator.studyfile.describe import find_description, known_names, read_description
+from orchestrator.studyfile.schema import ExternalData
 from vitmodel.config import UserError, suggest
 from vitmodel.data.descriptions import Format, PackConfig
 from vitmodel.data.index import DatasetIndex
@@ -52,7 +52,7 @@ def pack(
     storage: Storage = None,
 ) -> None:
     """Pack images into shards with an index; a killed packing goes on where it stopped."""
-    from orchestrator.packing import pack_described, pack_visibly
+    from orchestrator.running.packing import pack_described, pack_visibly
 
     how: dict[str, Any] = {"workers": workers, "on_ray": ray}
     own: dict[str, Any] = {"seed": seed, "resize": resize, "skip_bad": _percent(skip_bad, "--skip-bad")}
@@ -131,9 +131,9 @@ def known() -> None:
 
 
 def _pack_of_study(study: Path, name: str, storage: str | None, how: dict[str, Any]) -> None:
-    from orchestrator.packing import pack_missing, pack_visibly
+    from orchestrator.running.packing import pack_missing, pack_visibly
 
-    prepared = studies.prepare(study, storage)
+    prepared = prepare(study, storage)
     spec = prepared.file.study.datasets.get(name)
     if spec is None:
         raise UserError(f"{name} is no dataset of this study", allowed=", ".join(prepared.plan.datasets))

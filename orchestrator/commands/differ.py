@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator import differ
 from orchestrator.commands.options import Json, Storage
-from orchestrator.differ import Change, Difference
-from orchestrator.find import find_run
+from orchestrator.prepare import storage_root
+from orchestrator.records import differ
+from orchestrator.records.differ import Change, Difference
+from orchestrator.records.find import find_run
 from orchestrator.spec import read_study
 from orchestrator.store import Store
-from orchestrator.study import storage_root
 from vitmodel.config import UserError
 
 app = typer.Typer()

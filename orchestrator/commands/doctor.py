@@ -21,8 +21,8 @@ def doctor(
 ) -> None:
     """Look for what would stop a study: versions, token, storage, ports, GPUs, tracker, datasets. Exit 1 where it finds it."""
     from orchestrator import doctor as room
+    from orchestrator.prepare import storage_root
     from orchestrator.spec import read_study
-    from orchestrator.study import storage_root
 
     file = read_study(study) if study else None
     lines = room.examine(room.checks(file, storage_root(room.storage_of(file, storage))))

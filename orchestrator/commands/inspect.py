@@ -1,4 +1,4 @@
-"""The verb that looks inside a ViT: arrays by vitmodel.inspect, figures by orchestrator.looks, files for a notebook."""
+"""The verb that looks inside a ViT: arrays by vitmodel.inspect, figures by reporting.looks, files for a notebook."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from orchestrator import study as studies
 from orchestrator.commands.options import StoragePath
-from orchestrator.find import FoundWeights, find_weights
+from orchestrator.prepare import storage_root
+from orchestrator.records.find import FoundWeights, find_weights
 from orchestrator.store import Store, read_json
 from vitmodel.config import ModelConfig, UserError
 
@@ -49,8 +49,8 @@ class Subject:
 @app.command()
 def inspect(run: str, image: ImagePaths = None, storage: StoragePath = "runs", out: Out = None) -> None:
     """Show filters, position similarity, attention distance and rollout of a run (run_id or its start) or a weights file."""
-    found = find_weights(run, Store(studies.storage_root(storage)))
-    subject = _subject(found, image or [], Store(studies.storage_root(storage)))
+    found = find_weights(run, Store(storage_root(storage)))
+    subject = _subject(found, image or [], Store(storage_root(storage)))
     folder = out or Path("inspect") / (found.path.parent.name if found.config else found.path.stem)
     arrays, refusals = look(subject)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def look(subject: Subject) -> tuple[dict[str, Any], dict[str, str]]:
 
 def figures(arrays: dict[str, Any]) -> dict[str, Figure]:
     """The figures of these arrays, by name."""
-    from orchestrator import looks
+    from orchestrator.reporting import looks
 
     name = str(arrays["name"])
     makers: dict[str, Callable[[], Figure]] = {

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import study as studies
 from orchestrator.commands.options import Json, Storage, StudyPath
-from orchestrator.questions import NAME
+from orchestrator.prepare import prepare, storage_root
+from orchestrator.studyfile.questions import NAME
 from vitmodel.config import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def import_results(
     column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, where a column has another name; repeatable")] = None,
 ) -> None:
     """Bring a table of someone's results into the storage folder, as rows that studies can name under `imports`."""
-    from orchestrator import imports, results
+    from orchestrator import results
+    from orchestrator.rows import imports
 
     label = name or re.sub(r"[^a-z0-9._-]", "-", table.stem.lower())
     if not re.fullmatch(NAME, label):
@@ -38,7 +39,7 @@ def import_results(
     pairs = [item.partition("=") for item in column or []]
     if wrong := [item for item, pair in zip(column or [], pairs, strict=True) if not (pair[0] and pair[2])]:
         raise UserError(f"{wrong[0]!r}", field="--column", allowed="OURS=THEIRS, such as variant=model")
-    root = studies.storage_root(storage or "runs")
+    root = storage_root(storage or "runs")
     count = imports.bring_in(
         root,
         table,
@@ -62,7 +63,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit scaling laws to finished rows: parameters with intervals, roll-out error, diagnostics."""
-    from orchestrator import lawfit, lawview
+    from orchestrator.scaling import lawfit, lawview
 
     frame = lawfit.read(rows) if rows.suffix.lower() == ".csv" else _collected(rows, storage)
     keys = [name.strip() for name in by.split(",") if name.strip()]
@@ -77,9 +78,10 @@ def fit(
 
 
 def _collected(study: Path, storage: str | None) -> pd.DataFrame:
-    from orchestrator import lawfit, results
+    from orchestrator import results
+    from orchestrator.scaling import lawfit
 
-    prepared = studies.prepare(study, storage)
+    prepared = prepare(study, storage)
     return lawfit.comparable(results.collect(prepared.store.root, prepared.file.study.name))
 
 
@@ -91,9 +93,10 @@ def next_runs(
     as_json: Json = False,
 ) -> None:
     """Name the runs that would narrow a target's forecast most for their cost. Trains nothing."""
-    from orchestrator import advice, evidence, results
+    from orchestrator import results
+    from orchestrator.verdicts import advice, evidence
 
-    prepared = studies.prepare(study, storage)
+    prepared = prepare(study, storage)
     file = prepared.file
     if not file.study.targets:
         raise file.tree.error("the study names no target", (), "a list of variant and dataset_size", missing="targets")

@@ -12,9 +12,11 @@ import typer
 
 from orchestrator import study as studies
 from orchestrator.commands.options import Json, Storage, StudyPath
-from orchestrator.questions import NAME
-from orchestrator.status import as_text, survey
+from orchestrator.finish import write_report
+from orchestrator.prepare import prepare, storage_root
+from orchestrator.records.status import as_text, survey
 from orchestrator.store import Store, is_alive, read_json
+from orchestrator.studyfile.questions import NAME
 from orchestrator.tracking import Follower, tracking_uri
 from vitmodel.config import UserError
 
@@ -54,9 +56,9 @@ def status(study: StudyPath, storage: Storage = None, as_json: Json = False, wat
 def _planned(study: Path, storage: str | None) -> tuple[Store, dict[str, Any]]:
     """The store, and the plan of the study's file; where there is only a name, the plan that was run last."""
     if study.exists() or storage is None:
-        prepared = studies.prepare(study, storage)
+        prepared = prepare(study, storage)
         return prepared.store, prepared.data
-    store = Store(studies.storage_root(storage))
+    store = Store(storage_root(storage))
     found = store.plan(study.name) if re.fullmatch(NAME, str(study)) else None
     if found is None:
         known = sorted(path.parent.name for path in store.root.glob("studies/*/plan.json"))
@@ -75,18 +77,18 @@ def report(study: StudyPath, storage: Storage = None, as_json: Json = False) -> 
     """Collect the runs there are into results.csv and report.html."""
     from orchestrator import results
 
-    prepared = studies.prepare(study, storage)
+    prepared = prepare(study, storage)
     if as_json:
         print(results.collect(prepared.store.root, prepared.plan.study).to_json(orient="records", indent=1))
         return
-    for path in studies.write_report(prepared, {})[-1]:
+    for path in write_report(prepared, {})[-1]:
         print(path)
 
 
 @app.command()
 def sync(study: StudyPath, storage: Storage = None) -> None:
     """Send to MLflow what it has not got yet."""
-    prepared = studies.prepare(study, storage)
+    prepared = prepare(study, storage)
     uri = tracking_uri(prepared.file.study.tracking.mlflow, prepared.store)
     if not Follower(prepared.store, prepared.data, uri).finish([], {}):
         raise UserError(f"MLflow cannot be reached at {uri}")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator import study as studies
 from orchestrator.commands.options import StoragePath
-from orchestrator.find import find_weights
+from orchestrator.prepare import storage_root
+from orchestrator.records.find import find_weights
 from orchestrator.store import Store
 from vitmodel.config import FAMILIES, HybridConfig, ModelConfig, UserError, ViTConfig
 from vitmodel.recognise import CHOICES, Layout
@@ -57,7 +57,7 @@ def export(run_or_file: str, dest: Path, layout: ToLayout, storage: StoragePath 
     from vitmodel.models.interchange import export_weights, import_weights
 
     _check_suffix(dest, layout)
-    found = find_weights(run_or_file, Store(studies.storage_root(storage)))
+    found = find_weights(run_or_file, Store(storage_root(storage)))
     config, state = _read(found.path, found.model) if found.model else import_weights(found.path)
     dest.parent.mkdir(parents=True, exist_ok=True)
     target: Layout | None = None if layout == "ours" else layout

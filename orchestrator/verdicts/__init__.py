@@ -1,1 +1,1 @@
-"""The workshop behind `orchestrator.judge`: one judgement a claim, each from one view's points."""
+"""The workshop behind `orchestrator.verdicts.judge`: one judgement a claim, each from one view's points."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator.answers import Measure, Point, Verdict
-from orchestrator.evidence import Evidence
+from orchestrator.verdicts.answers import Measure, Point, Verdict
+from orchestrator.verdicts.evidence import Evidence
 
 NOWHERE = math.nan
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator import laws
-from orchestrator.answers import Curve, Measure, Verdict
-from orchestrator.evidence import Evidence, compute_points, curve
 from orchestrator.laws import Law, LawError, Ratio
-from orchestrator.standing import family_name, flops_words
+from orchestrator.rows.standing import family_name, flops_words
+from orchestrator.verdicts.answers import Curve, Measure, Verdict
 from orchestrator.verdicts.common import Judged, errs, side, unknown
+from orchestrator.verdicts.evidence import Evidence, compute_points, curve
 
 FLOOR_FORM = "M2"  # the simplest form that can saturate
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orchestrator.answers import Measure, Point, Verdict
-from orchestrator.evidence import Evidence
-from orchestrator.standing import count, family_name
+from orchestrator.rows.standing import count, family_name
+from orchestrator.verdicts.answers import Measure, Point, Verdict
 from orchestrator.verdicts.common import Gap, Judged, best_variant, difference, errs, longest, mean_gap, side
+from orchestrator.verdicts.evidence import Evidence
 
 DRAWS = 2000
 SEED = 20223

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from orchestrator import standing
-from orchestrator.answers import Verdict
-from orchestrator.evidence import Evidence
-from orchestrator.standing import family_name
+from orchestrator.rows import standing
+from orchestrator.rows.standing import family_name
+from orchestrator.verdicts.answers import Verdict
 from orchestrator.verdicts.common import Gap, Judged, errs, side
+from orchestrator.verdicts.evidence import Evidence
 
 CELL = ["variant", "dataset", "dataset_size", "epochs", "seed"]
 

@@ -1,6 +1,6 @@
 """What is to be packed, as frozen configuration: the format of the files, and a ready description of a known dataset.
 
-Reads nothing; the YAML of a description is read by orchestrator.describe.
+Reads nothing; the YAML of a description is read by orchestrator.studyfile.describe.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The driver's second thread: progress, MLflow's file, webhooks."""

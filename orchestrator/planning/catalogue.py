@@ -1,0 +1,101 @@
+"""The datasets of a study: identity, counts and folder of each, from its generator's arguments or from its index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.secrets import expand_environment, names_in, redact
+from orchestrator.spec import StudyFile
+from orchestrator.studyfile.schema import ExternalData
+from orchestrator.studyfile.yamltree import Place
+from vitmodel.config import UserError
+from vitmodel.data import generated
+from vitmodel.data.index import INDEX_FILE, DatasetIndex, load_index
+from vitmodel.data.remote import Patience, is_url, join, read_whole
+
+PLANNING = Patience(attempts=2, reply_seconds=5.0)  # a plan does not wait long for a store that is not there
+
+
+class DataFacts(NamedTuple):
+    """What planning needs to know of a dataset."""
+
+    identity: str
+    train: int  # images
+    classes: int
+    eval_split: str
+    root: str
+    is_missing: bool  # planned from its declaration alone
+    image_size: int | None  # pixels per side, where known
+
+
+def look_up_datasets(file: StudyFile, storage: Path) -> dict[str, DataFacts]:
+    """All datasets of a study. Raises UserError where an index contradicts the study, or is stale."""
+    found = {}
+    for name, spec in file.study.datasets.items():
+        if isinstance(spec, ExternalData):
+            found[name] = _external(file, name, spec, storage)
+            continue
+        identity = generated.identity(spec)
+        found[name] = DataFacts(
+            identity=identity,
+            train=generated.train_samples(spec),
+            classes=generated.classes(spec),
+            eval_split=generated.eval_split(spec),
+            root=str(storage / "data" / f"{name}-{identity[-8:]}"),
+            is_missing=False,
+            image_size=spec.image_size,
+        )
+    return found
+
+
+def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path) -> DataFacts:
+    if not spec.url and not spec.source:
+        raise file.tree.error("neither url nor source", ("datasets", name), "url: a packed folder; source: its downloads")
+    if spec.source and spec.description is None:
+        raise file.tree.error("a source needs a description", ("datasets", name, "source"), "describe beside it")
+    try:
+        root = expand_environment(spec.url) if spec.url else str(storage / "data" / f"{name}{'-dev' if spec.dev else ''}")
+    except UserError:  # not set on the machine that plans
+        root = spec.url
+    index = _index(file, name, spec, root) if _is_reachable(file, name, root) else None
+    return DataFacts(
+        identity=index.identity if index else f"declared-{name}-{spec.train}-{spec.classes}",
+        train=spec.train,
+        classes=spec.classes,
+        eval_split=spec.eval_split,
+        root=root,
+        is_missing=index is None,
+        image_size=spec.image_size or (index.image_size if index else None),
+    )
+
+
+def _is_reachable(file: StudyFile, name: str, root: str) -> bool:
+    """Whether a dataset's index can be read from here."""
+    try:
+        if not is_url(root):
+            return Path(root, INDEX_FILE).is_file()
+        read_whole(join(root, INDEX_FILE), PLANNING)
+    except UserError as error:
+        raise file.tree.error(error.message, ("datasets", name, "url"), error.allowed) from None
+    except OSError:
+        return False
+    return True
+
+
+def _index(file: StudyFile, name: str, spec: ExternalData, root: str) -> DatasetIndex:
+    place: Place = ("datasets", name)
+    try:
+        index = load_index(root)
+    except UserError as error:
+        message = redact(f"{error.file}: {error.message}", names_in(spec.url))
+        raise file.tree.error(message, (*place, "url")) from None
+    train = index.splits["train"].samples if "train" in index.splits else 0
+    if (train, index.classes) != (spec.train, spec.classes):
+        raise file.tree.error(
+            f"the index has {train} training images of {index.classes} classes, the study says {spec.train} of {spec.classes}",
+            place,
+        )
+    if spec.eval_split not in index.splits:
+        raise file.tree.error(f"no split {spec.eval_split}", (*place, "eval_split"), ", ".join(index.splits))
+    return index

@@ -1,0 +1,1 @@
+"""What a results row is made of: outcomes of runs, MLflow's copies, imported tables, means over seeds."""

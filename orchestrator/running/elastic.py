@@ -1,0 +1,95 @@
+"""Worker groups that take as many workers as the cluster has room for, within the sizes at which the global batch is exact.
+
+A group goes on from its checkpoints at any size. It is started at the largest size there is room for; after it died, again;
+and while it runs at less than its largest, the launcher looks for room and asks it to stop at a checkpoint and go on larger.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.planning.runs import Bundle
+from orchestrator.records.attempts import LONGEST_PAUSE_SECONDS
+from orchestrator.store import State, Store, read_json, write_json
+
+LOOK_SECONDS = 5.0  # between two looks for room
+
+
+def sizes(bundle: Bundle) -> list[int]:
+    """The numbers of workers, smallest first, at which every run of a bundle gives exactly its global batch."""
+    group = bundle.group
+    runs = [run.config for cell in bundle.cells for run in cell.runs if run.config.recipe is not None]
+    largest = max(group.workers, group.max_workers)
+    return [size for size in range(group.workers, largest + 1) if all(run.data.lanes % size == 0 for run in runs)]
+
+
+def run(payload: dict[str, Any], start: Callable[[int], int]) -> int:
+    """Work through a bundle with groups of changing size; `start(workers)` returns, or raises, when a group has ended."""
+    executed, failures = 0, 0
+    while _unfinished(payload):
+        workers = _wait_for_room(payload)
+        over = threading.Event()
+        if workers < payload["sizes"][-1]:
+            threading.Thread(target=_watch_for_room, args=(payload, workers, over), name="elastic", daemon=True).start()
+        try:
+            executed += start(workers)
+        except Exception:  # Ray Train raises its own; how the runs' attempts ended stands in the store
+            failures += 1
+            if failures > payload["group_failures"]:
+                raise
+            time.sleep(min(2.0**failures, LONGEST_PAUSE_SECONDS))  # also until the cluster knows what died
+        finally:
+            over.set()
+            Path(payload["resize"]).unlink(missing_ok=True)
+    return executed
+
+
+def fitting(sizes: list[int], free: int) -> int:
+    """The largest of the sizes that `free` workers allow; 0 where not even the smallest fits."""
+    return max((size for size in sizes if size <= free), default=0)
+
+
+def _unfinished(payload: dict[str, Any]) -> bool:
+    store = Store(Path(payload["storage"]))
+    return any(
+        store.run(item["run_id"]).state() in (State.PLANNED, State.RUNNING) or _is_new(store, payload, item["run_id"])
+        for item in payload["runs"]
+    )
+
+
+def _is_new(store: Store, payload: dict[str, Any], run_id: str) -> bool:
+    """Whether a run's failure is one of an earlier session: it has not had its turn in this one."""
+    folder = store.run(run_id)
+    failure = folder.failure()
+    return failure is not None and failure["time"] < payload["began"]
+
+
+def _wait_for_room(payload: dict[str, Any]) -> int:
+    while not (workers := fitting(payload["sizes"], _free_workers(payload))):
+        time.sleep(1.0)
+    return workers
+
+
+def _watch_for_room(payload: dict[str, Any], workers: int, over: threading.Event) -> None:
+    """Ask a group to go on larger, when there is room for a larger one beside what it holds."""
+    while not over.wait(LOOK_SECONDS):
+        larger = fitting(payload["sizes"], workers + _free_workers(payload))
+        if larger > workers and read_json(Path(payload["resize"])) is None:
+            write_json(Path(payload["resize"]), {"workers": larger})
+
+
+def _free_workers(payload: dict[str, Any]) -> int:
+    """How many workers the cluster has room for now."""
+    import ray
+
+    nodes, free = [node["Resources"] for node in ray.nodes() if node["Alive"]], ray.available_resources()
+    rooms = []
+    for resource, need in (("CPU", payload["cpus_per_worker"]), ("GPU", payload["gpus_per_worker"])):
+        if need:
+            whole = sum(int(node.get(resource, 0) // need) for node in nodes)  # a worker lies on one node
+            rooms.append(min(whole, int(free.get(resource, 0) // need)))
+    return min(rooms)

@@ -1,0 +1,1 @@
+"""The study file: its text to plain data with line numbers, and the shape of every section."""
