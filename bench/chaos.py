@@ -1,24 +1,29 @@
 """Chaos: a small study on a local Ray cluster, struck at random, must end with every row and every loss of the unbroken one.
 
-    python bench/chaos.py [--minutes 10] [--seed 0] [--every 10]
+    python bench/chaos.py [--minutes 10] [--seed 0] [--every 8] [--kinds worker "reads cut"]
 
 A head without CPUs and three nodes of one CPU each; runs of two workers; images read through a loopback HTTP server; MLflow as
 a server. About every `--every` seconds one thing is done, drawn with the seed: kill -9 of a worker, a controller, a trial, a
-node (another joins), the driver (the same command again) or the MLflow server (it comes back), replies for shards cut short,
-the storage filled to the last byte (a tmpfs; left out, and said, where mounting is not permitted). A study that ends before the
-time is over is begun again in an empty storage. Exit code 1 where anything is lost or different.
+node (another joins), the driver (the same command again) or the MLflow server (it comes back), replies for shards cut short
+after the node's copies are thrown away, the storage filled to the last byte (a tmpfs; left out, and said, where mounting is not
+permitted). What is drawn and is not there at the moment is waited for a while, then another is drawn; only what was really
+struck is counted. A study that ends before the time is over is begun again in an empty storage. Exit code 1 where anything is
+lost or different.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -50,12 +55,13 @@ pretrain:
   recipe: {vit: {preset: micro_vit, batch_size: 32}, resnet: {preset: micro_resnet, batch_size: 32}}
 transfer: {tasks: [images], epochs: [2], resolution: 16, recipe: {preset: micro_vit_finetune}}
 probe: {tasks: [images], shots: [5]}
-resources: {workers: 2, cpus_per_worker: 1, checkpoint: {every: 100 steps}}
+resources: {workers: 2, cpus_per_worker: 1, cache: off, checkpoint: {every: 100 steps}}
 on_failure: {retries: {failures: 50, preemptions: 50, pause_seconds: 0}}
 tracking: {mlflow: "MLFLOW"}
 """
 STORAGE_BYTES = 192 << 20
 FULL_SECONDS, AWAY_SECONDS, CUT_SECONDS = 3.0, 5.0, 5.0
+PATIENCE_SECONDS = 5.0  # how long one waits for what was drawn to be there
 HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
 
@@ -93,6 +99,11 @@ class Scene:
             with suppress(ProcessLookupError):
                 os.killpg(self.mlflow.pid, 9)
             self.mlflow.wait()
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether the study's command is running."""
+        return self.driver is not None and self.driver.poll() is None
 
     def actors(self, title: str) -> list[psutil.Process]:
         """Processes of this kind of actor on this cluster."""
@@ -132,16 +143,19 @@ def strike_driver(scene: Scene, draw: random.Random) -> bool:
 
 
 def strike_mlflow(scene: Scene, draw: random.Random) -> bool:
+    if scene.mlflow is None or scene.mlflow.poll() is not None:
+        return False  # still away
     scene.stop_mlflow()
-    time.sleep(AWAY_SECONDS)
-    scene.start_mlflow()
+    threading.Timer(AWAY_SECONDS, scene.start_mlflow).start()
     return True
 
 
 def strike_reads(scene: Scene, draw: random.Random) -> bool:
-    before = scene.server.cut
+    before, until = scene.server.cut, time.monotonic() + CUT_SECONDS
+    shutil.rmtree(scene.folder / "cache", ignore_errors=True)
     scene.server.cut_for(CUT_SECONDS)
-    time.sleep(CUT_SECONDS)
+    while scene.server.cut == before and time.monotonic() < until:
+        time.sleep(0.05)
     return scene.server.cut > before
 
 
@@ -174,18 +188,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=float, default=10, help="mean seconds between two faults")
+    parser.add_argument("--every", type=float, default=8, help="mean seconds between two faults")
+    parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="only these (all)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vsc", dir="/tmp") as folder:
         scene = set_up(Path(folder))
         try:
-            return play(scene, options.minutes, options.seed, options.every)
+            return play(scene, Faults(options.seed, options.every, tuple(options.kinds)), options.minutes)
         finally:
             tear_down(scene)
 
 
 def set_up(folder: Path) -> Scene:
-    for name, value in {**HEALTH, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+    cache = {"VITSCALE_NODE_CACHE": str(folder / "cache")}
+    for name, value in {**HEALTH, **cache, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
         os.environ[name] = value
     from ray.cluster_utils import Cluster
 
@@ -228,56 +244,66 @@ def tear_down(scene: Scene) -> None:
         subprocess.run(["umount", "--lazy", str(scene.storage)], check=False)
 
 
-def play(scene: Scene, minutes: float, seed: int, every: float) -> int:
+class Faults:
+    """When what is struck: drawn with a seed; and how often each was."""
+
+    def __init__(self, seed: int, every: float, kinds: tuple[str, ...]) -> None:
+        self._draw, self._every, self._kinds = random.Random(seed), every, kinds
+        self.struck, self.over = Counter[str](), math.inf
+        self._next = 0.0
+
+    def strike(self, scene: Scene) -> None:
+        """One fault, where its time has come and something is there to be struck."""
+        if time.monotonic() < self._next or time.monotonic() > self.over:
+            return
+        (name,) = self._draw.choices(self._kinds, [FAULTS[kind][0] for kind in self._kinds])
+        patience = time.monotonic() + PATIENCE_SECONDS
+        while not (hit := FAULTS[name][1](scene, self._draw)) and time.monotonic() < patience and scene.is_driven:
+            time.sleep(0.1)
+        if hit:
+            self.struck[name] += 1
+            print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
+            self._next = time.monotonic() + self._draw.expovariate(1 / self._every)
+
+
+def play(scene: Scene, faults: Faults, minutes: float) -> int:
     """The unbroken study, then broken ones until the time is over; prints what happened; 1 where anything differs."""
     began = time.monotonic()
     finish(scene, lambda: None)
     expected, unbroken_seconds = taken(scene), time.monotonic() - began
     print(f"unbroken: {len(expected)} runs in {unbroken_seconds:.0f} s", flush=True)
-    draw, struck, rounds, different = random.Random(seed), Counter[str](), 0, 0
-    over = time.monotonic() + 60 * minutes
+    rounds = different = attempts = again = 0
     broken = time.monotonic()
-    while time.monotonic() < over:
+    faults.over = broken + 60 * minutes
+    while time.monotonic() < faults.over:
         empty(scene.storage)
-        finish(scene, lambda: strike(scene, draw, struck, over, every))
+        again += finish(scene, lambda: faults.strike(scene))
         found = taken(scene)
         wrong = [run for run in expected if found.get(run) != expected[run]]
         rounds, different = rounds + 1, different + len(wrong)
+        attempts += results.collect(scene.storage, "chaos")["attempts"].sum()
         for run in wrong:
             print(difference(expected[run], found.get(run)))
         print(f"study {rounds}: {len(found)} runs, {len(wrong)} different or lost {wrong[:4]}", flush=True)
     seconds = time.monotonic() - broken
-    print(f"\n{'fault':12} times\n" + "\n".join(f"{name:12} {struck[name]:5}" for name in FAULTS))
-    print(f"{sum(struck.values())} faults in {rounds} studies; {different} rows or curves different or lost")
-    attempts = results.collect(scene.storage, "chaos")["attempts"].sum()
-    print(f"the last study's {len(expected)} runs took {attempts} attempts")
+    print(f"\n{'fault':12} times\n" + "\n".join(f"{name:12} {faults.struck[name]:5}" for name in FAULTS))
+    print(f"{faults.struck.total()} faults in {seconds:.0f} s, {rounds} studies; {different} rows or curves different or lost")
+    print(f"{rounds * len(expected)} runs took {attempts} attempts; the command ended too early by itself {again} times")
     print(f"wall-clock {seconds / rounds:.0f} s a study, {seconds / rounds / unbroken_seconds:.1f} times the unbroken one")
     return int(different > 0)
 
 
-def strike(scene: Scene, draw: random.Random, struck: Counter[str], over: float, every: float) -> None:
-    """Wait a while, and do one thing, unless the time is over."""
-    until = time.monotonic() + draw.expovariate(1 / every)
-    while time.monotonic() < until:
-        if scene.driver is None or scene.driver.poll() is not None or time.monotonic() > over:
-            return
-        time.sleep(0.1)
-    name = draw.choices(list(FAULTS), [often for often, _ in FAULTS.values()])[0]
-    if FAULTS[name][1](scene, draw):
-        struck[name] += 1
-        print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
-
-
-def finish(scene: Scene, meanwhile: Callable[[], None]) -> None:
-    """The study to its end: the same command again as often as it takes."""
+def finish(scene: Scene, meanwhile: Callable[[], None]) -> int:
+    """The study to its end: the same command again as often as it takes. How often it ended by itself before all was done."""
+    again = 0
     scene.start_driver()
     while True:
         assert scene.driver is not None
         if (code := scene.driver.poll()) == 0:
-            return
+            return again
         if code is not None:
             print(f"{time.strftime('%H:%M:%S')} the driver ended with {code}: {last_line(scene)}", flush=True)
-            time.sleep(2)
+            again += 1
             scene.start_driver()
         meanwhile()
         time.sleep(0.2)

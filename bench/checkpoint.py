@@ -95,6 +95,7 @@ def main() -> None:
                 save=lambda step, losses: None,
                 workers=1,
                 should_stop=lambda: False,
+                is_current=lambda: True,
                 beat=guard.beat,
             )
             losses, norm = [torch.zeros(())] * 100, torch.ones(())

@@ -22,6 +22,7 @@ from orchestrator.budget import Group
 from orchestrator.plan import Plan
 from orchestrator.planning.planview import run_facts
 from orchestrator.planning.runs import Bundle, Cell
+from orchestrator.records.claim import session_of
 from orchestrator.running import elastic, janitor
 from orchestrator.secrets import as_named, redact
 from orchestrator.spec import variables_of
@@ -196,6 +197,7 @@ def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> di
     variables = variables_of(study)
     return {
         "study": study.name,
+        "session": session_of(store.study(study.name)),
         "storage": str(store.root),
         "workers": group.workers,
         "cpus_per_worker": group.cpus_per_worker,

@@ -11,19 +11,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from orchestrator.records.curve import joined, json_lines, read_part
 from vitmodel.config import UserError
 
 HEARTBEAT_SECONDS = 5.0
@@ -103,20 +105,26 @@ class RunFolder:
         """One append-only file an attempt, in order."""
         return sorted(self.path.glob("metrics-*.jsonl"))
 
-    def begin(self, config: dict[str, Any], workers: int = 1) -> Path:
-        """Start an attempt by so many workers: its configuration is written, its metrics file returned."""
+    def begin(self, config: dict[str, Any], workers: int = 1, session: str = "") -> Path:
+        """Start an attempt by so many workers, under this lease: its configuration is written, its metrics file returned.
+
+        The file is made by one attempt alone: its number is the attempt's.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "config.json", config)
         (self.path / "failure.json").unlink(missing_ok=True)
-        metrics = self.path / f"metrics-{self.attempts():03d}.jsonl"
-        metrics.write_text(json.dumps({"begin": time.time(), "workers": workers}) + "\n")
-        return metrics
+        for number in itertools.count(self.attempts()):
+            metrics = self.path / f"metrics-{number:03d}.jsonl"
+            with suppress(FileExistsError), metrics.open("x") as file:
+                file.write(json.dumps({"begin": time.time(), "workers": workers, "session": session}) + "\n")
+                return metrics
+        raise AssertionError("numbers do not end")
 
     def spent(self, attempts: int | None = None) -> tuple[float, float]:
         """(seconds, worker-seconds) of the first so many attempts, or all, up to the last sign of life of each."""
         seconds = worker_seconds = 0.0
         for path in self.metrics_files()[:attempts]:
-            entries = list(_json_lines(path))
+            entries = list(json_lines(path))
             if len(entries) > 1:
                 span = max(entry.get("time", 0.0) for entry in entries) - entries[0]["begin"]
                 seconds, worker_seconds = seconds + span, worker_seconds + span * entries[0]["workers"]
@@ -132,20 +140,15 @@ class RunFolder:
         write_json(self.path / "result.json", result)
         (self.path / "failure.json").unlink(missing_ok=True)
 
-    def metrics(self) -> Iterator[dict[str, Any]]:
-        """Metrics of all attempts as one curve: a later attempt replaces what it did again."""
-        parts = [[entry for entry in _json_lines(path) if "step" in entry] for path in self.metrics_files()]
-        for number, part in enumerate(parts):
-            later = [p[0]["step"] for p in parts[number + 1 :] if p]
-            yield from (entry for entry in part if not later or entry["step"] < min(later))
+    def metrics(self) -> list[dict[str, Any]]:
+        """Metrics of all attempts as one curve, which ends with the attempt that left the result, if there is one."""
+        parts = [read_part(path, number) for number, path in enumerate(self.metrics_files())]
+        return joined(parts, (self.result() or {}).get("attempt"))
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # the last line of a killed writer
-            return
+def number_of(metrics_file: Path) -> int:
+    """The attempt whose metrics these are."""
+    return int(metrics_file.stem.rpartition("-")[2])
 
 
 @dataclass(frozen=True)
@@ -186,9 +189,12 @@ class Store:
 class Lease:
     """The right to drive a study: one live driver at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, on_lost: Callable[[], None] = lambda: None) -> None:
+        """`on_lost` is called, in a thread, where another driver has taken the lease over, this one having been silent."""
         self.path = folder / "lease.json"
         self.token = uuid.uuid4().hex
+        self._on_lost = on_lost
+        self._writing = threading.Lock()
         self._released = threading.Event()
 
     def take(self) -> None:
@@ -204,7 +210,13 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):  # a disk that is full or away for a moment: the next beat tries again
+            with suppress(OSError), self._writing:  # a disk that is full or away for a moment: the next beat tries again
+                if self._released.is_set():
+                    return
+                held = read_json(self.path)
+                if held and held["token"] != self.token:
+                    self._on_lost()
+                    return
                 self.renew()
 
     def renew(self) -> None:
@@ -214,9 +226,10 @@ class Lease:
     def release(self) -> None:
         """End the heartbeat and give the lease back."""
         self._released.set()
-        held = read_json(self.path)
-        if held and held["token"] == self.token:
-            self.path.unlink(missing_ok=True)
+        with self._writing:  # no beat under way comes after it
+            held = read_json(self.path)
+            if held and held["token"] == self.token:
+                self.path.unlink(missing_ok=True)
 
 
 def is_alive(held: dict[str, Any]) -> bool:

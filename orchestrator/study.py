@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -90,12 +91,18 @@ def _run(prepared: Prepared) -> int:
     prepared.store.check_writable()
     if study.imports:
         bring_in_tables(prepared)
-    lease = Lease(prepared.store.study(study.name))
+    lease = Lease(prepared.store.study(study.name), on_lost=_lost)
     lease.take()
     try:
         return _drive(prepared, cells)
     finally:
         lease.release()
+
+
+def _lost() -> None:
+    """Another driver has taken the study over, this one having been silent for too long: it ends, and its groups with it."""
+    print("error: another driver has taken the study over", file=sys.stderr, flush=True)
+    os._exit(HELD)
 
 
 def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:

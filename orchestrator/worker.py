@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import platform
 import shutil
-import socket
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +21,19 @@ import torch
 import torch.distributed as dist
 
 from orchestrator.records.attempts import End, attempts_of, next_attempt, record_end
+from orchestrator.records.claim import Claim, is_driven
+from orchestrator.records.curve import origin_line
+from orchestrator.records.resultfile import result_of
 from orchestrator.secrets import expand_environment, redact
-from orchestrator.store import RunFolder, State, Store, read_json
+from orchestrator.store import RunFolder, State, Store, number_of, read_json
 from orchestrator.studyfile.endurance import Retries
 from vitmodel.config import RunConfig, UserError
 from vitmodel.data.reader import Reading
 from vitmodel.training.checkpoint import CheckpointPolicy
-from vitmodel.training.control import StoppedError
+from vitmodel.training.control import OutdatedError, StoppedError
 from vitmodel.training.engine import ensure_process_group
 from vitmodel.training.guard import has_notice
-from vitmodel.training.loop import DivergedError, Metrics
+from vitmodel.training.loop import DivergedError
 from vitmodel.training.run import CHECKPOINTS, STACKS, WEIGHTS_FILE, CheckpointMismatchError, Context, execute
 
 STOP_FILE = "stop.json"
@@ -45,7 +44,6 @@ ASK_SECONDS = 1.0  # between two looks at whether to stop
 class Turn:
     """An attempt that is to be made now, with word from worker 0 to all."""
 
-    attempt: int
     micro_batch: int
     pause_seconds: float
     is_resize: bool = False  # rather go on with more workers
@@ -76,6 +74,8 @@ def work(bundle: dict[str, Any]) -> int:
 def _decide(store: Store, bundle: dict[str, Any], item: dict[str, Any]) -> Turn | None:
     """The attempt to make at this run now; what is not to be tried and has no result gets its reason."""
     folder = store.run(item["run_id"])
+    if not is_driven(store.study(bundle["study"]), bundle["session"]):
+        return None  # another driver has taken the study over: what is left is its groups'
     if folder.state() is State.DONE:
         shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)  # nobody goes on from there any more
         return None
@@ -99,7 +99,6 @@ def _decide(store: Store, bundle: dict[str, Any], item: dict[str, Any]) -> Turn 
         folder.fail(following.failure, following.reason)
     else:
         return Turn(
-            attempt=folder.attempts(),
             micro_batch=following.micro_batch,
             pause_seconds=following.pause_seconds,
             is_resize=_is_to_resize(bundle),
@@ -123,15 +122,18 @@ def _agree(turn: Turn | None) -> Turn | None:
 def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], turn: Turn, worker: int) -> None:
     """Execute one run and leave its result, or how the attempt ended. Raises where the group cannot go on."""
     folder, config = store.run(item["run_id"]), RunConfig.model_validate_json(json.dumps(item["config"]))
-    report: Callable[[Metrics], None] = _ignore
-    if worker == 0:
-        report = _reporter(folder.begin({"config": item["config"], "facts": item["facts"]}, dist.get_world_size()))
+    metrics_file = _begin(folder, bundle, item, worker)
+    number = number_of(metrics_file)
+    claim = Claim(study=store.study(bundle["study"]), session=bundle["session"], folder=folder, attempt=number)
+    note = _noting(metrics_file) if worker == 0 else _ignore
 
     def end(kind: End, reason: str) -> None:
-        record_end(folder, turn.attempt, kind, redact(reason, bundle["variables"]), turn.micro_batch)
+        record_end(folder, number, kind, redact(reason, bundle["variables"]), turn.micro_batch)
 
     try:
-        metrics = execute(config, _context(store, bundle, item, turn, report=report, end=end))
+        metrics = execute(config, _context(store, bundle, item, turn, claim=claim, note=note, end=end))
+        if worker == 0 and not claim.is_current():
+            raise OutdatedError("another group works on this run now")
     except DivergedError as error:  # seen by all workers at once
         end(End.FINAL, str(error))
         folder.fail(State.DIVERGED, str(error))
@@ -139,6 +141,9 @@ def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], turn: T
         end(End.PREEMPTION if error.is_preemption else End.STOPPED, str(error))
         if error.is_preemption:
             raise
+    except OutdatedError as error:
+        end(End.STOPPED, str(error))
+        raise
     except Exception as error:
         kind = kind_of(error)
         end(kind, f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-6)}")
@@ -147,9 +152,21 @@ def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], turn: T
         del error
         gc.collect()
     else:
-        if worker == 0:
-            folder.finish(_result(item, folder, metrics, bundle, turn))
+        if worker == 0 and folder.result() is None:  # else another study's group, at the same run, was first
+            folder.finish(result_of(bundle, claim, metrics, workers=dist.get_world_size(), micro_batch=turn.micro_batch))
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
+
+
+def _begin(folder: RunFolder, bundle: dict[str, Any], item: dict[str, Any], worker: int) -> Path:
+    """The metrics file of a new attempt, known to all workers."""
+    box: list[Any] = [None]
+    if worker == 0:
+        facts = {"config": item["config"], "facts": item["facts"]}
+        box = [folder.begin(facts, dist.get_world_size(), bundle["session"])]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    metrics_file: Path = box[0]
+    return metrics_file
 
 
 def kind_of(error: Exception) -> End:
@@ -159,8 +176,8 @@ def kind_of(error: Exception) -> End:
     return End.FINAL if isinstance(error, UserError | CheckpointMismatchError) else End.FAILURE
 
 
-def _ignore(metrics: Metrics) -> None:
-    """Workers other than 0 report nothing."""
+def _ignore(line: dict[str, Any]) -> None:
+    """Workers other than 0 note nothing."""
 
 
 def _context(
@@ -169,7 +186,8 @@ def _context(
     item: dict[str, Any],
     turn: Turn,
     *,
-    report: Callable[[Metrics], None],
+    claim: Claim,
+    note: Callable[[dict[str, Any]], None],
     end: Callable[[End, str], None],
 ) -> Context:
     parent, folder = item["config"]["parent"], store.run(item["run_id"]).path
@@ -185,7 +203,12 @@ def _context(
         stall_seconds=bundle["stall_seconds"],
         on_stall=lambda: end(End.STALL, f"no progress for {minutes:g} minutes; all workers' stacks are in {folder / STACKS}"),
         should_stop=_asked_to_stop(store, bundle),
-        report=report,
+        is_current=claim.is_current,
+        manifest={"attempt": claim.attempt},
+        on_start=lambda manifest: note(
+            origin_line((manifest or {}).get("attempt"), (manifest or {}).get("step", 0), time.time())
+        ),
+        report=lambda metrics: note({**metrics, "time": time.time()}),
     )
 
 
@@ -208,40 +231,9 @@ def _is_to_resize(bundle: dict[str, Any]) -> bool:
     return (read_json(Path(bundle["resize"])) or {}).get("workers", 0) > dist.get_world_size() if bundle["resize"] else False
 
 
-def _reporter(path: Path) -> Callable[[Metrics], None]:
-    def report(metrics: Metrics) -> None:
+def _noting(path: Path) -> Callable[[dict[str, Any]], None]:
+    def note(line: dict[str, Any]) -> None:
         with path.open("a") as file:
-            file.write(json.dumps({**metrics, "time": time.time()}) + "\n")
+            file.write(json.dumps(line) + "\n")
 
-    return report
-
-
-def _result(item: dict[str, Any], folder: RunFolder, metrics: Metrics, bundle: dict[str, Any], turn: Turn) -> dict[str, Any]:
-    """What a finished run leaves. Hours count every attempt, with the workers that it had."""
-    curve = list(folder.metrics())
-    workers = dist.get_world_size()
-    earlier_seconds, earlier_worker_seconds = folder.spent(turn.attempt)
-    worker_seconds = earlier_worker_seconds + metrics["time/run_seconds"] * workers
-    return {
-        "run_id": item["run_id"],
-        "metrics": metrics,
-        "last": curve[-1] if curve else {},
-        "workers": workers,
-        "zero_stage": bundle["zero_stage"],
-        "cpus_per_worker": bundle["cpus_per_worker"],
-        "gpus_per_worker": bundle["gpus_per_worker"],
-        "micro_batch": turn.micro_batch,
-        "seconds": earlier_seconds + metrics["time/run_seconds"],
-        "gpu_hours": worker_seconds * bundle["gpus_per_worker"] / 3600,
-        "core_hours": worker_seconds * bundle["cpus_per_worker"] / 3600,
-        "peak_flops": bundle["peak_flops"] * workers,
-        "attempts": folder.attempts(),
-        "finished": time.time(),
-        "provenance": {
-            "host": socket.gethostname(),
-            "python": platform.python_version(),
-            "packages": {name: version(name) for name in ("torch", "deepspeed", "ray", "numpy")},
-            "git": bundle["git"],
-            "job": os.environ.get("RAY_JOB_ID", ""),
-        },
-    }
+    return note

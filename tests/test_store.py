@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator import store as store_module
+from orchestrator.records.claim import Claim
+from orchestrator.records.curve import origin_line
 from orchestrator.records.watch import Watch
-from orchestrator.store import Lease, LeaseHeldError, State, Store, read_json, write_json
+from orchestrator.store import Lease, LeaseHeldError, RunFolder, State, Store, read_json, write_json
 
 
 def entry(step: int, loss: float) -> str:
@@ -115,3 +120,62 @@ def test_a_lease_of_another_host_ages(tmp_path: Path) -> None:
     old = time.time() - 2 * store_module.LEASE_SECONDS
     write_json(tmp_path / "lease.json", {"token": "t", "host": "elsewhere", "pid": 1, "time": old})
     Lease(tmp_path).take()
+
+
+def test_only_one_attempt_has_a_number(tmp_path: Path) -> None:
+    """Two groups that begin at the same moment: each has metrics of its own."""
+    code = f"from pathlib import Path; from orchestrator.store import RunFolder; f = RunFolder(Path({str(tmp_path / 'x')!r})); "
+    code += "input(); print([f.begin({}).name for _ in range(50)])"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    names = [name for process in both for name in ast.literal_eval(process.communicate("\n")[0])]
+    assert len(set(names)) == 100
+
+
+def begun(run: RunFolder, lines: list[dict[str, Any]], session: str = "") -> None:
+    with run.begin({}, 1, session).open("a") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def losses(*steps: int, attempt: int) -> list[dict[str, Any]]:
+    return [{"step": step, "train/loss": attempt, "time": 1.0} for step in steps]
+
+
+def test_a_curve_follows_the_checkpoints_it_went_on_from(tmp_path: Path) -> None:
+    """A group that was given up went on logging, and completed a checkpoint that a third one went on from."""
+    run = Store(tmp_path).run("pretrain-x")
+    begun(run, [origin_line(None, 0, 1.0), *losses(10, 20, 30, 40, 50, attempt=0)])
+    begun(run, [origin_line(0, 15, 1.0), *losses(20, 30, attempt=1)])
+    begun(run, [origin_line(0, 40, 1.0), *losses(50, attempt=2)])
+    begun(run, [])
+    assert [(e["step"], e["train/loss"]) for e in run.metrics()] == [(10, 0), (20, 0), (30, 0), (40, 0), (50, 2)]
+    run.finish({"attempt": 1})
+    assert [(e["step"], e["train/loss"]) for e in run.metrics()] == [(10, 0), (20, 1), (30, 1)]
+
+
+def test_a_claim_ends_with_the_driver_or_with_a_later_attempt_of_its_own_driver(tmp_path: Path) -> None:
+    run, lease = Store(tmp_path).run("pretrain-x"), Lease(tmp_path)
+    lease.take()
+    begun(run, [], lease.token)
+    first = Claim(study=tmp_path, session=lease.token, folder=run, attempt=0)
+    assert first.is_current()
+    begun(run, [], "of another study that shares the run, or of a driver that is dead")
+    assert first.is_current()
+    begun(run, [], lease.token)
+    second = Claim(study=tmp_path, session=lease.token, folder=run, attempt=2)
+    assert (first.is_current(), second.is_current()) == (False, True)
+    lease.release()
+    assert second.is_current(), "nobody else is there"
+    Lease(tmp_path).take()
+    assert not second.is_current()
+
+
+def test_a_lease_that_was_taken_over_is_not_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "HEARTBEAT_SECONDS", 0.05)
+    lost = threading.Event()
+    Lease(tmp_path, on_lost=lost.set).take()
+    write_json(tmp_path / "lease.json", {"token": "another", "host": "elsewhere", "pid": 1, "time": time.time()})
+    assert lost.wait(5)
+    time.sleep(0.2)
+    assert read_json(tmp_path / "lease.json")["token"] == "another"

@@ -15,7 +15,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +54,11 @@ class CheckpointPolicy:
 class Writer:
     """Writes one run's checkpoints. `save` and `finish` are collective; every worker has its own Writer."""
 
-    def __init__(self, folder: Path, keep: int, worker: int, workers: int) -> None:
+    def __init__(
+        self, folder: Path, keep: int, worker: int, workers: int, is_current: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`is_current`: whether this attempt may still leave checkpoints; asked before each is completed."""
+        self._is_current = is_current
         self._folder, self._keep, self._worker, self._workers = folder, keep, worker, workers
         self._token = _from_first([uuid.uuid4().hex[:8]], workers)[
             0
@@ -133,6 +137,8 @@ class Writer:
                 return
         files = {note.with_suffix(".safetensors").name: json.loads(note.read_text()) for note in notes}
         _write_json(target / MANIFEST, {**manifest, "time": time.time(), "files": files})
+        if not self._is_current():
+            raise CheckpointError("another group works on this run now")
         _write_json(target / COMPLETE, {})
         for note in notes:
             note.unlink()

@@ -6,6 +6,7 @@ losses are logged, one small collective tells all; so they save together, stop a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,10 @@ class StoppedError(Exception):
         super().__init__(f"stopped at step {step}{' by a preemption notice' if is_preemption else ''}")
 
 
+class OutdatedError(Exception):
+    """Another group works on this run: this one stops and leaves nothing."""
+
+
 class Control:
     """One training's meetings. `is_due` is local and the same on all workers; `meet` is collective."""
 
@@ -41,10 +46,12 @@ class Control:
         save: Save,
         workers: int,
         should_stop: Callable[[], bool],
+        is_current: Callable[[], bool],
         beat: Callable[[], None],
     ) -> None:
         self._policy, self._writer, self._save, self._workers = policy, writer, save, workers
-        self._should_stop, self._beat = should_stop, beat
+        self._should_stop, self._is_current, self._beat = should_stop, is_current, beat
+        self._asked = -math.inf
         self._saved = self._met = time.monotonic()
         self._met_step: int | None = None
         self._next = 0
@@ -55,15 +62,22 @@ class Control:
         return step >= self._next or self._is_save_step(step)
 
     def meet(self, step: int, losses: list[float], *, is_last: bool) -> None:
-        """Save where it is due; raises CheckpointError or StoppedError on all workers together. Collective."""
+        """Save where it is due; raises CheckpointError, StoppedError or OutdatedError on all workers together. Collective."""
         now = time.monotonic()
         step_seconds = (now - self._met) / (step - self._met_step) if self._met_step is not None else MEET_SECONDS
         is_time = self._policy.seconds is not None and now - self._saved >= self._policy.seconds
-        failed, noticed, stopped, timed, step_seconds = self._worst(
-            self._writer.error is not None, has_notice(), self._should_stop(), is_time, step_seconds
+        failed, noticed, stopped, timed, outdated, step_seconds = self._worst(
+            self._writer.error is not None,
+            has_notice(),
+            self._should_stop(),
+            is_time,
+            self._is_outdated(now, is_last=is_last),
+            step_seconds,
         )
         self._met, self._met_step = now, step
         self._next = step + max(1, int(MEET_SECONDS / max(step_seconds, 1e-6)))
+        if outdated:
+            raise OutdatedError(f"another group works on this run now: stopped at step {step}")
         if failed:
             self._writer.fail()
         if is_last:
@@ -75,6 +89,13 @@ class Control:
         if timed or self._is_save_step(step):
             self._save(step, losses)
             self._saved = time.monotonic()
+
+    def _is_outdated(self, now: float, *, is_last: bool) -> bool:
+        """Whether another group has taken over: asked every few seconds, and before anything is left for good."""
+        if not is_last and now - self._asked < MEET_SECONDS:
+            return False
+        self._asked = now
+        return not self._is_current()
 
     def _is_save_step(self, step: int) -> bool:
         return self._policy.steps is not None and step % self._policy.steps == 0

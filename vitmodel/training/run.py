@@ -56,6 +56,9 @@ class Context:
     stall_seconds: float | None = None  # without progress for so long, this process writes its stacks and ends
     on_stall: Callable[[], None] = field(default=lambda: None)
     should_stop: Callable[[], bool] = field(default=lambda: False)  # asked now and then, on every worker
+    is_current: Callable[[], bool] = field(default=lambda: True)  # whether this attempt may still leave anything
+    manifest: dict[str, Any] = field(default_factory=dict)  # further facts for the manifests of checkpoints
+    on_start: Callable[[dict[str, Any] | None], None] = field(default=lambda manifest: None)  # what is gone on from
     reading: Reading = field(default_factory=Reading)
     report: Callable[[Metrics], None] = field(default=lambda metrics: None)
 
@@ -67,7 +70,8 @@ class CheckpointMismatchError(Exception):
 def execute(config: RunConfig, context: Context) -> Metrics:
     """Do the run and return its final metrics. Collective over the process group; worker 0 writes the weights.
 
-    Raises DivergedError, StoppedError, CheckpointError, CheckpointMismatchError, UserError for data or weights that do not fit.
+    Raises DivergedError, StoppedError, OutdatedError, CheckpointError, CheckpointMismatchError, UserError for data or
+    weights that do not fit.
     """
     worker, workers = ensure_process_group()
     started = time.perf_counter()
@@ -115,16 +119,23 @@ def _train(config: RunConfig, context: Context, guard: StallGuard, worker: int, 
     beat = guard.beat
     beat()
     start_step, losses = _resume(job, engine, context)
-    writer = Writer(context.folder / CHECKPOINTS, context.checkpoint.keep, worker, workers)
+    writer = Writer(context.folder / CHECKPOINTS, context.checkpoint.keep, worker, workers, context.is_current)
 
     def save(step: int, losses: list[float]) -> None:
         synchronise_averages(engine)
         synchronise_statistics(engine.module)
         facts = {"step": step, "next_batch": step, "losses": losses, "fixed_batch_loss": fixed_batch_loss(job, engine)}
+        facts |= context.manifest
         writer.save(engine, averaged_statistics(engine), facts)
 
     control = Control(
-        policy=context.checkpoint, writer=writer, save=save, workers=workers, should_stop=context.should_stop, beat=beat
+        policy=context.checkpoint,
+        writer=writer,
+        save=save,
+        workers=workers,
+        should_stop=context.should_stop,
+        is_current=context.is_current if worker == 0 else lambda: True,
+        beat=beat,
     )
     started = time.perf_counter()
     report = counting(context.report, dataset.bad, context.folder, worker, workers)
@@ -212,6 +223,7 @@ def _resume(job: TrainJob, engine: Any, context: Context) -> tuple[int, list[flo
         engine, averaged_statistics(engine), context.folder / CHECKPOINTS, worker=job.worker, workers=job.workers
     )
     if manifest is None:
+        context.on_start(None)
         return 0, []
     written = manifest["fixed_batch_loss"]
     difference = torch.tensor(abs(fixed_batch_loss(job, engine) - written), dtype=torch.float64, device=device())
@@ -220,6 +232,7 @@ def _resume(job: TrainJob, engine: Any, context: Context) -> tuple[int, list[flo
     allowed = MISMATCH[resolve_precision(job.recipe)] * max(1.0, abs(written))
     if not difference <= allowed:
         raise CheckpointMismatchError(f"checkpoint-mismatch: fixed-batch loss off by {float(difference):.3g} from {written}")
+    context.on_start(manifest)
     return manifest["step"], manifest["losses"]
 
 
