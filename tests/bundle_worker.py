@@ -1,8 +1,8 @@
-"""What a test starts in place of Ray Train: a bundle's work by two processes, with mishaps in the first attempts.
+"""What a test starts in place of Ray Train: bundles' work by two processes, with mishaps in the first attempts.
 
-bundle_worker.py BUNDLE.json MISHAPS.json       (MISHAPS: run_id -> stall | sigterm)
+bundle_worker.py JOBS.json       ([bundle, mishaps] one after the other; mishaps: run_id -> stall | sigterm | taken over)
 
-The group is started again until it ends well. Prints the exit codes of each group's processes as a line of JSON.
+A group is started again until it ends well. Prints a line of JSON for each bundle: the exit codes of each group's processes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import forked
 import torch.distributed as dist
 
 from orchestrator import worker
-from orchestrator.store import Store
+from orchestrator.store import Store, write_json
 from vitmodel.training import guard, loop
+from vitmodel.training.checkpoint import complete_checkpoints
+from vitmodel.training.run import CHECKPOINTS
 
 MISHAP_STEP = 9
 TRAIN_STEP = loop.train_step
@@ -37,6 +39,10 @@ def work(bundle: dict[str, Any], mishaps: dict[str, str]) -> None:
             if is_here and number == MISHAP_STEP and dist.get_rank() == 1:
                 if mishap == "sigterm":
                     os.kill(os.getpid(), signal.SIGTERM)
+                elif mishap == "taken over":  # by a driver elsewhere, which found this one's lease too old
+                    while not complete_checkpoints(store.run(run_id).path / CHECKPOINTS):
+                        time.sleep(0.01)
+                    write_json(store.study(bundle["study"]) / "lease.json", {"token": "another's"})
                 else:
                     time.sleep(10_000)
         return TRAIN_STEP(job, engine, loaded, number)
@@ -47,12 +53,11 @@ def work(bundle: dict[str, Any], mishaps: dict[str, str]) -> None:
 
 def main() -> None:
     forked.load()
-    bundle, mishaps = (json.loads(Path(path).read_text()) for path in sys.argv[1:3])
-    for _ in range(4):
-        codes = forked.group(2, partial(work, bundle, mishaps))
-        print(json.dumps(codes), flush=True)
-        if not any(codes):
-            return
+    for bundle, mishaps in json.loads(Path(sys.argv[1]).read_text()):
+        ended: list[list[int]] = []
+        while len(ended) < 4 and (not ended or any(ended[-1])):
+            ended.append(forked.group(2, partial(work, bundle, mishaps)))
+        print(json.dumps(ended), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,13 +47,18 @@ WriteStudy = Callable[..., Path]
 @pytest.fixture
 def write_study(tmp_path: Path) -> WriteStudy:
     """`write_study(change)`: the tiny study's file, after `change` was made to its content."""
+    return study_writer(tmp_path)
+
+
+def study_writer(folder: Path) -> WriteStudy:
+    """What the fixture is, for any folder."""
 
     def write(change: Change | None = None, name: str = "tiny.yaml") -> Path:
         yaml = YAML()
         content = yaml.load(TINY)
         if change:
             change(content)
-        path = tmp_path / name
+        path = folder / name
         with path.open("w") as file:
             yaml.dump(content, file)
         return path

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Change, WriteStudy, clean_environment
+from conftest import ROOT, Change, WriteStudy, clean_environment, study_writer
 
 from orchestrator import launch, results, worker
 from orchestrator.planning.runs import Bundle
@@ -219,30 +220,61 @@ def test_a_gradient_that_is_no_number_is_seen_where_the_loss_is_still_one(
 # --- two workers, processes of their own ---------------------------------------------------------------------------
 
 
-def test_a_notice_and_a_stall_of_one_worker_are_survived_by_all(write_study: WriteStudy, tmp_path: Path) -> None:
-    """SIGTERM to one of two: both save at one step and go on from it. One hangs: the stacks of both stay, both start again."""
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """What came of two studies that groups of two worked at, started again until one ended well: exit codes of each group."""
+
+    mishaps: Prepared
+    after_mishaps: list[list[int]]
+    taken: Prepared
+    after_taken: list[list[int]]
+    then: list[list[int]]  # the groups of the driver that took it over
+    said: str
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Groups:
+    """One study in which a worker is told to go and another hangs; one that another driver takes over, and goes on with."""
+    tmp = tmp_path_factory.mktemp("groups")
 
     def change(content: dict[str, Any]) -> None:
         one_cell(content)
         content["resources"] |= {"workers": 2, "zero_stage": 1, "stall_minutes": 0.1, "checkpoint": {"every": "1 h"}}
 
-    prepared, bundle = make_bundle(write_study, tmp_path / "runs", change)
-    pretrain, finetune = (item["run_id"] for item in bundle["runs"])
-    (tmp_path / "bundle.json").write_text(json.dumps(bundle))
-    (tmp_path / "mishaps.json").write_text(json.dumps({pretrain: "sigterm", finetune: "stall"}))
-    done = subprocess.run(  # as Ray Train would start them, and start them again
-        [sys.executable, str(BUNDLE_WORKER), str(tmp_path / "bundle.json"), str(tmp_path / "mishaps.json")],
+    def often(content: dict[str, Any]) -> None:
+        change(content)
+        content["resources"]["checkpoint"] = {"every": "8 steps"}
+
+    mishaps, first = make_bundle(study_writer(tmp), tmp / "mishaps", change)
+    taken, second = make_bundle(study_writer(tmp), tmp / "taken", often)
+    pretrain, finetune = (item["run_id"] for item in first["runs"])
+    jobs = [
+        (first, {pretrain: "sigterm", finetune: "stall"}),
+        ({**second, "session": "ours"}, {pretrain: "taken over"}),
+        ({**second, "session": "another's"}, {}),
+    ]
+    (tmp / "jobs.json").write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [sys.executable, str(BUNDLE_WORKER), str(tmp / "jobs.json")],
         env={**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    ends = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert done.returncode == 0, done.stderr[-3000:]
-    assert ends[1:] == [[STALLED_EXIT, STALLED_EXIT], [0, 0]], done.stderr[-3000:]
-    frame = results.collect(prepared.store.root, "tiny")
+    codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return Groups(
+        mishaps=mishaps, after_mishaps=codes[0], taken=taken, after_taken=codes[1], then=codes[2], said=done.stderr[-5000:]
+    )
+
+
+def test_a_notice_and_a_stall_of_one_worker_are_survived_by_all(groups: Groups) -> None:
+    """SIGTERM to one of two: both save at one step and go on from it. One hangs: the stacks of both stay, both start again."""
+    assert groups.after_mishaps[1:] == [[STALLED_EXIT, STALLED_EXIT], [0, 0]], groups.said
+    store = groups.mishaps.store
+    frame = results.collect(store.root, "tiny")
     assert frame[["status", "attempts", "workers"]].to_numpy().tolist() == [["DONE", 2, 2]] * 2
-    told, hung = (prepared.store.run(run_id) for run_id in (pretrain, finetune))
+    told, hung = (store.run(run_id) for run_id in frame["run_id"])
     first = attempts_of(told)[0]
     assert (first.end, first.reason) == (P, "stopped at step 10 by a preemption notice")
     result = told.result()
@@ -252,6 +284,21 @@ def test_a_notice_and_a_stall_of_one_worker_are_survived_by_all(write_study: Wri
     stacks = [path.read_text() for path in sorted((hung.path / "stacks").iterdir())]
     assert len(stacks) == 2
     assert any("in step" in text for text in stacks), "the one that sleeps"
+
+
+def test_a_group_whose_study_was_taken_over_leaves_nothing(groups: Groups) -> None:
+    """Its driver was silent for too long, another holds the lease: neither checkpoint nor result nor failure comes from it."""
+    assert groups.after_taken == [[1, 1], [0, 0]], groups.said
+    assert groups.then == [[0, 0]], groups.said
+    run = groups.taken.store.run(groups.taken.plan.runs[0].run_id)
+    ended = attempts_of(run)[0]
+    assert (ended.end, ended.reason.partition(":")[0]) == (End.STOPPED, "another group works on this run now")
+    logged = [entry["step"] for entry in map(json.loads, run.metrics_files()[0].read_text().splitlines()) if "step" in entry]
+    assert max(logged) > 16, "it had steps at which to save"
+    result = run.result()
+    assert result is not None
+    assert (result["attempt"], result["metrics"]["start_step"]) == (1, 8), "the last checkpoint before the other driver came"
+    assert [entry["step"] for entry in run.metrics()] == list(range(1, 25))
 
 
 # --- groups that grow and shrink -----------------------------------------------------------------------------------

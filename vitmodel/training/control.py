@@ -92,7 +92,7 @@ class Control:
 
     def _is_outdated(self, now: float, *, is_last: bool) -> bool:
         """Whether another group has taken over: asked every few seconds, and before anything is left for good."""
-        if not is_last and now - self._asked < MEET_SECONDS:
+        if not is_last and self._writer.error is None and now - self._asked < MEET_SECONDS:
             return False
         self._asked = now
         return not self._is_current()
