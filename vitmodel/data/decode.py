@@ -1,7 +1,7 @@
 """Encoded bytes to pixels: by our own allow-list, within limits taken from the header, and strictly.
 
-Every damaged file raises DecodeError; none gives grey mud. JPEG goes to libjpeg-turbo (simplejpeg), plain PNG to OpenCV,
-every other allowed kind to Pillow. All of them release the interpreter while they decode.
+Every damaged file raises DecodeError; none gives grey mud. JPEG goes to libjpeg-turbo (simplejpeg), plain PNG to OpenCV or,
+where it is small, to kornia's decoder, every other allowed kind to Pillow. All but kornia's release the interpreter meanwhile.
 
 Shapes: images are uint8 (H, W, 3); a box is (left, top, width, height) in pixels of the stored image.
 """
@@ -14,6 +14,7 @@ import zlib
 from typing import NamedTuple
 
 import cv2
+import kornia_rs
 import numpy as np
 import simplejpeg
 import torch
@@ -24,6 +25,7 @@ from PIL import Image
 ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP")  # never a decoder that can run code
 MAX_PIXELS = 2**26
 MAX_BYTES = 2**28
+SMALL_PIXELS = 64  # a side; getting the interpreter back takes longer than decoding what is no larger
 
 Images = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -65,8 +67,10 @@ def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = No
         if header.kind == "JPEG":
             width, height = at_least or (header.width, header.height)
             return simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, min_factor=2, strict=True)
-        if header.kind == "PNG plain":
-            return _plain_png(data)
+        if header.kind in ("PNG grey", "PNG RGB"):
+            _check_chunks(data)
+            small = header.kind == "PNG RGB" and header.width * header.height <= SMALL_PIXELS**2
+            return _small_png(data, header) if small else _plain_png(data)
         with Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS) as image:
             return np.array(image.convert("RGB"))  # a copy that may be written to, as the others
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
@@ -88,8 +92,8 @@ def decode_box(data: bytes, header: Header, box: Box | None, side: int) -> Image
 
 def resample(pixels: Images, side: int) -> Images:
     """(H, W, 3) to (side, side, 3), bilinear with antialiasing."""
-    image_13HW = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    small = F.interpolate(image_13HW, (side, side), mode="bilinear", antialias=True)
+    image_1HWC = torch.from_numpy(pixels)[None]  # the batch first: then the result, too, lies in memory pixel by pixel
+    small = F.interpolate(image_1HWC.permute(0, 3, 1, 2), (side, side), mode="bilinear", antialias=True)
     return small[0].permute(1, 2, 0).numpy()
 
 
@@ -99,14 +103,14 @@ def _header(data: bytes) -> Header:
         return Header("JPEG CMYK" if colours in ("CMYK", "YCCK") else "JPEG", width, height)
     if data[:8] == _PNG_MAGIC:
         width, height, bits, colours = _PNG_HEAD(data, 16)
-        plain = bits == 8 and colours in (0, 2)  # grey or RGB: palettes, alpha and 16 bits have rules of their own
-        return Header("PNG plain" if plain else "PNG", width, height)
+        plain = {0: "PNG grey", 2: "PNG RGB"} if bits == 8 else {}  # palettes, alpha and 16 bits have rules of their own
+        return Header(plain.get(colours, "PNG"), width, height)
     with Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS) as image:
         return Header(str(image.format), *image.size)
 
 
-def _plain_png(data: bytes) -> Images:
-    """OpenCV decodes what is whole; that it is whole is seen here, where the reason can be told."""
+def _check_chunks(data: bytes) -> None:
+    """That a PNG is whole is seen here, where the reason can be told."""
     view, start = memoryview(data), 8
     while start < len(data):
         end = start + 8 + _WORD(data, start)[0]
@@ -115,7 +119,17 @@ def _plain_png(data: bytes) -> Images:
         start = end + 4
     if data[-8:-4] != b"IEND":
         raise DecodeError("the PNG is cut short")
+
+
+def _plain_png(data: bytes) -> Images:
     pixels: Images | None = cv2.imdecode(np.frombuffer(data, np.uint8), _PNG_FLAGS)  # type: ignore[assignment]
     if pixels is None:
         raise DecodeError("broken data stream in the PNG")
     return pixels
+
+
+def _small_png(data: bytes, header: Header) -> Images:
+    try:
+        return kornia_rs.io.decode_image_png_u8(data, (header.height, header.width), "rgb")
+    except Exception as error:  # it has no type of its own
+        raise DecodeError(str(error)) from error

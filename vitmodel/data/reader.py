@@ -23,7 +23,7 @@ import numpy as np
 
 from vitmodel.data.badsamples import BadSamples, Record
 from vitmodel.data.crops import Crops, Draws, box_of, draw
-from vitmodel.data.decode import DecodeError, Images, decode_box, read_header
+from vitmodel.data.decode import SMALL_PIXELS, DecodeError, Images, decode_box, read_header
 from vitmodel.data.index import load_index
 from vitmodel.data.kept import automatic_bytes, kept
 from vitmodel.data.nodecache import NodeCache
@@ -34,7 +34,6 @@ from vitmodel.data.splitfiles import Place, SplitFiles
 FETCHES = 8  # shards that are copied to this node at the same time
 FETCH_AHEAD = 16  # batches whose shards are asked for before they are needed
 MAX_THREADS = 8
-SMALL_PIXELS = 64  # a side; more threads than one only wait for the interpreter where images are no larger
 
 
 class Loaded(NamedTuple):
@@ -91,8 +90,8 @@ class Dataset:
         self.crops = crops if index.image_size != resolution else None
         self.bad = BadSamples(split, self.size, reading.skip_up_to, reading.known_bad)
         self._fetches = FETCH_AHEAD if is_url(root) else 0
-        few = index.image_size is not None and index.image_size <= SMALL_PIXELS
-        self._threads = reading.threads or (1 if few else min(MAX_THREADS, len(os.sched_getaffinity(0))))
+        small = index.image_size is not None and index.image_size <= SMALL_PIXELS  # threads would wait for the interpreter
+        self._threads = reading.threads or (1 if small else min(MAX_THREADS, len(os.sched_getaffinity(0))))
         self._kept: Images | None = None
         self._unkept: dict[int, Record] = {}  # the bad ones among what is kept
         room = automatic_bytes() if reading.cache == "auto" else 0 if reading.cache == "off" else reading.cache
