@@ -71,9 +71,10 @@ def load_index(root: Path | str) -> DatasetIndex:
     """
     index = read_index(root)
     if not is_url(root):
+        folder = str(root)
         for split in index.splits.values():
             for shard in split.shards:
-                _check_shard(Path(root), shard)
+                _check_shard(folder, shard)
     return index
 
 
@@ -92,13 +93,13 @@ def read_index(root: Path | str, patience: Patience | None = None) -> DatasetInd
         raise UserError(f"unreadable index: {error.errors()[0]['msg']}", file=path) from None
 
 
-def _check_shard(root: Path, shard: Shard) -> None:
+def _check_shard(folder: str, shard: Shard) -> None:
     try:  # thousands of shards: without a Path for each
-        size, _ = os.stat(f"{root}/{shard.name}").st_size, os.stat(f"{root}/{shard.members}")
+        size, _ = os.stat(f"{folder}/{shard.name}").st_size, os.stat(f"{folder}/{shard.members}")
     except OSError:
-        raise UserError(f"stale index: {shard.name} or its member list is missing", file=str(root / INDEX_FILE)) from None
+        raise UserError(f"stale index: {shard.name} or its member list is missing", file=f"{folder}/{INDEX_FILE}") from None
     if size != shard.bytes:
         raise UserError(
             f"stale index: {shard.name} has {size} bytes, the index says {shard.bytes}; pack the dataset again",
-            file=str(root / INDEX_FILE),
+            file=f"{folder}/{INDEX_FILE}",
         )
