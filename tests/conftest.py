@@ -13,6 +13,17 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
+CLUSTERS = {"test_study", "test_hosts", "test_elastic", "test_survival", "test_job", "test_secrets", "test_init"}
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes side by side share the cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (`-n`): a file stays in one process; clusters come one after the other, and first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("clusters" if item.path.stem in CLUSTERS else item.path.stem))
+    items.sort(key=lambda item: item.path.stem not in CLUSTERS)
+
 
 TINY = """\
 name: tiny
@@ -76,6 +87,6 @@ def study_command(study: Path, storage: Path, *arguments: str) -> list[str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what Ray or a process group left in it."""
-    prefixes = ("RAY_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    """This process's environment without what Ray, a process group or the tests' own run left in it."""
+    prefixes = ("RAY_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS", "PYTEST_")
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}

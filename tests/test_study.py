@@ -115,23 +115,23 @@ def test_another_study_shares_the_runs(unbroken: tuple[Path, Path, subprocess.Co
     assert len(runs) == 5
 
 
-@pytest.mark.parametrize("moment", ["early", "late"])
-def test_kill_9_of_the_driver_and_the_same_command_again(
-    moment: str, unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
+def test_kill_9_of_two_drivers_and_the_same_command_again(
+    unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
+    """Killed early, when trainings are under way, and late, when many are done; a second driver beside a live one exits 5."""
     study, reference, _ = unbroken
     storage = tmp_path / "runs"
-    driver = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
-    pattern, wanted = ("metrics-*.jsonl", 2) if moment == "early" else ("result.json", 7)
-    deadline = time.monotonic() + 240
-    while len(list((storage / "runs").glob(f"*/{pattern}"))) < wanted:
-        assert driver.poll() is None, "the study ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    done_before = len(list((storage / "runs").glob("*/result.json")))
-    assert done_before < 16
+    for pattern, wanted in (("metrics-*.jsonl", 2), ("result.json", 7)):
+        driver = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
+        if wanted == 2:
+            await_files(driver, storage, "studies/tiny/lease.json", 1)
+            second = run_study(study, storage, env=clean_environment())
+            assert second.returncode == 5
+            assert f"driver {driver.pid}" in second.stderr
+        await_files(driver, storage / "runs", f"*/{pattern}", wanted)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        assert len(list((storage / "runs").glob("*/result.json"))) < 16
     done = run_study(study, storage, env=clean_environment())
     assert done.returncode == 0, done.stdout + done.stderr
     pd.testing.assert_frame_equal(outcomes(storage), outcomes(reference))
@@ -142,20 +142,12 @@ def test_kill_9_of_the_driver_and_the_same_command_again(
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_a_second_live_driver_exits_5(write_study: WriteStudy, tmp_path: Path) -> None:
-    study, storage = write_study(), tmp_path / "runs"
-    first = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
-    try:
-        deadline = time.monotonic() + 60
-        while not (storage / "studies/tiny/lease.json").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        second = run_study(study, storage, env=clean_environment())
-        assert second.returncode == 5
-        assert f"driver {first.pid}" in second.stderr
-    finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+def await_files(driver: subprocess.Popen[bytes], folder: Path, pattern: str, wanted: int) -> None:
+    deadline = time.monotonic() + 240
+    while len(list(folder.glob(pattern))) < wanted:
+        assert driver.poll() is None, "the study ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_two_workers_and_one_poisoned_model(write_study: WriteStudy, tmp_path: Path) -> None:
