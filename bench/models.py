@@ -8,7 +8,8 @@
 A step is forward, cross-entropy, backward, clipping and fused AdamW, the same for everyone; fp32. Every contestant is
 a process of its own, started as its users start it: ours with the environment that our launcher gives to workers
 (vitmodel/allocator.py), the peers with none. They take their steps in turn, so that a noisy neighbour slows all of
-them; the median step counts. Memory is the peak of each process over its steps, less what it held before the model.
+them. Speed is that of the median step; the ratio to a peer is the median over rounds of that round's ratio, with an
+interval of 95% from resampled rounds. Memory is the peak of each process over its steps, less what it held before the model.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import peers
 import torch
 import torch.nn.functional as F
@@ -36,10 +38,13 @@ from vitmodel.flops import train_flops
 WARM_UP = 3
 
 
+RESAMPLES = 2000
+
+
 class Figures(NamedTuple):
     """What is measured of one contestant at one shape."""
 
-    images_per_second: float
+    step_seconds: list[float]  # one a round
     peak_mib: float
 
 
@@ -107,8 +112,8 @@ def measure(shape_name: str, names: list[str], arguments: argparse.Namespace) ->
         for process in running.values():
             process.kill()
             process.wait()
-    batch = peers.SHAPES[shape_name].batch
-    return {who: Figures(batch / statistics.median(values), peak[who]) for who, values in seconds.items()}
+    rounds = min(map(len, seconds.values()))
+    return {who: Figures(values[:rounds], peak[who]) for who, values in seconds.items()}
 
 
 def _answer(process: subprocess.Popen[str], who: str) -> str:
@@ -119,17 +124,28 @@ def _answer(process: subprocess.Popen[str], who: str) -> str:
     return line
 
 
+def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """By how much ours is faster, the rounds in pairs: the median, and the bounds of its interval of 95%."""
+    paired = np.array(theirs) / np.array(ours)
+    drawn = np.random.default_rng(0).choice(paired, (RESAMPLES, len(paired)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return float(np.median(paired)), float(low), float(high)
+
+
 def report(shape_name: str, figures: dict[str, Figures]) -> None:
     shape = peers.SHAPES[shape_name]
-    rivals = [figures[who] for who in figures if who in peers.PEERS]
-    for who, (rate, peak) in figures.items():
+    rivals = {who: figures[who] for who in figures if who in peers.PEERS}
+    fastest = min(rivals, key=lambda who: statistics.median(rivals[who].step_seconds), default=None)
+    for who, (seconds, peak) in figures.items():
+        rate = shape.batch / statistics.median(seconds)
         gflops = rate * train_flops(shape.model, shape.image_size, peers.CLASSES, 1) / 1e9
         beside = ""
-        if rivals:
-            fastest = max(rival.images_per_second for rival in rivals)
-            leanest = min(rival.peak_mib for rival in rivals)
-            beside = f"  {rate / fastest:5.3f} of the fastest peer, {peak / leanest:5.3f} of the leanest"
+        if fastest:
+            middle, low, high = ratio(seconds, rivals[fastest].step_seconds)
+            lean = peak / min(rival.peak_mib for rival in rivals.values())
+            beside = f"  {middle:5.3f} [{low:5.3f}, {high:5.3f}] of {fastest}, {lean:5.3f} of the leanest"
         print(f"{shape_name:6} {who:14} {rate:9.2f} images/s {gflops:6.1f} GFLOP/s {peak:6.0f} MiB{beside}", flush=True)
+    print(f"{shape_name:6} {len(seconds)} rounds", flush=True)
 
 
 def _status_mib(field: str) -> float:

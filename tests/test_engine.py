@@ -53,6 +53,46 @@ def test_the_engine_takes_the_step_written_by_hand(stage: int) -> None:
     engine.destroy()
 
 
+def trained(stage: int, is_lean: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], dict[str, Tensor]]:
+    if not is_lean:
+        monkeypatch.setattr("vitmodel.training.engine.make_lean", lambda *_: None)
+    engine = make_engine(build(MODEL, 16, 10, seed=0), RECIPE, micro_batch=MICRO, workers=1, zero_stage=stage)
+    engine.train()
+    norms = []
+    for images, labels in batches():
+        for start in range(0, 12, MICRO):
+            part = slice(start, start + MICRO)
+            engine.backward(F.cross_entropy(engine(images[part]), labels[part]))
+            engine.step()
+        norms.append(float(engine.get_global_grad_norm()))
+    weights = full_weights(engine)
+    engine.destroy()
+    return norms, weights
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_lean_engine_gives_deepspeeds_own_numbers(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure_process_group()
+    norms, weights = trained(stage, True, monkeypatch)
+    their_norms, their_weights = trained(stage, False, monkeypatch)
+    assert norms == pytest.approx(their_norms, rel=1e-6)
+    for name, value in weights.items():
+        torch.testing.assert_close(value, their_weights[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_gradient_is_told(stage: int, bad: float) -> None:
+    ensure_process_group()
+    engine = make_engine(build(MODEL, 16, 10, seed=0), RECIPE, micro_batch=12, workers=1, zero_stage=stage)
+    images, labels = next(batches())
+    engine.backward(F.cross_entropy(engine(images), labels) * bad)
+    engine.step()
+    norm = float(engine.get_global_grad_norm())
+    assert not 0 <= norm < float("inf")
+    engine.destroy()
+
+
 def test_buckets_are_no_larger_than_the_model() -> None:
     module = build(MODEL, 16, 10, seed=0)
     assert zero_settings(module, 2)["reduce_bucket_size"] == sum(parameter.numel() for parameter in module.parameters())

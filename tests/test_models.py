@@ -79,6 +79,24 @@ def test_checkpointing_changes_no_gradient(config: ModelConfig) -> None:
     assert all(torch.allclose(a, b) for a, b in zip(*grads, strict=True)), "gradients, and BatchNorm's statistics"
 
 
+@pytest.mark.parametrize("config", [CLS_VIT, PRE_LOGITS, CLS_HYBRID], ids=["vit", "pre-logits", "hybrid"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_training_leaves_out_tokens_that_nobody_uses(config: ModelConfig, checkpointed: bool) -> None:
+    """Behind the last attention only the class token counts: same logits, same gradients, fewer tokens in the last MLP."""
+    module, images, sides = filled(config), torch.randn(4, 3, 32, 32), []
+    module.activation_checkpointing = checkpointed  # type: ignore[assignment]
+    lengths: list[int] = []
+    module.blocks[-1].mlp.register_forward_hook(lambda _, inputs, __: lengths.append(inputs[0].shape[1]))  # type: ignore[union-attr, index]
+    for is_training in (True, False):
+        module.train(is_training).zero_grad()
+        logits = module(images)
+        logits.square().sum().backward()
+        sides.append([logits.detach(), *(parameter.grad for parameter in module.parameters())])
+    for ours, whole in zip(*sides, strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+    assert lengths[0] == 1 < lengths[-1]
+
+
 def test_head_starts_at_zero() -> None:
     assert not build(CLS_VIT, 32, 7, seed=0)(torch.randn(2, 3, 32, 32)).any()
 

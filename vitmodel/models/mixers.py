@@ -28,12 +28,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The mask is true where a token may look: broadcastable to (B, H, T, T)."""
+    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, first: int | None = None) -> Tensor:
+        """The mask is true where a token may look: broadcastable to (B, H, T, T). With `first`, only so many tokens look."""
         B, T, D = x_BTD.shape
         q_BHTE, k_BHTE, v_BHTE = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=mask)
-        return self.proj(y_BHTE.transpose(1, 2).reshape(B, T, D))
+        y_BHTE = F.scaled_dot_product_attention(q_BHTE[:, :, :first], k_BHTE, v_BHTE, attn_mask=mask)
+        return self.proj(y_BHTE.transpose(1, 2).flatten(2))
 
 
 class WindowAttention(Attention):

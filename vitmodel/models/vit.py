@@ -54,15 +54,21 @@ class Block(nn.Module):
         self.mlp = Mlp(config.width, config.mlp_dim, config.gelu, dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.drop_path(self.drop(self.attn(self.norm1(x_BTD))))
+    def forward(self, x_BTD: Tensor, first: int | None = None) -> Tensor:
+        """All tokens; with `first` and full attention only so many of them, which still look at all."""
+        mixed_BTD = self.attn(self.norm1(x_BTD)) if first is None else self.attn(self.norm1(x_BTD), first=first)
+        x_BTD = x_BTD[:, :first] + self.drop_path(self.drop(mixed_BTD))
         return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD)))
 
 
-def run_blocks(blocks: nn.ModuleList, x_BTD: Tensor, checkpointed: bool) -> Tensor:
-    """The blocks in turn; checkpointed, each keeps its input alone and computes the rest again in the backward pass."""
-    for block in blocks:
-        x_BTD = checkpoint(block, x_BTD, use_reentrant=False) if checkpointed else block(x_BTD)
+def run_blocks(blocks: nn.ModuleList, x_BTD: Tensor, checkpointed: bool, first: int | None = None) -> Tensor:
+    """The blocks in turn, the last one for the `first` tokens alone where that is all that is asked for.
+
+    Checkpointed, each keeps its input alone and computes the rest again in the backward pass.
+    """
+    for number, block in enumerate(blocks, 1):
+        asked = first if number == len(blocks) else None
+        x_BTD = checkpoint(block, x_BTD, asked, use_reentrant=False) if checkpointed else block(x_BTD, asked)
     return x_BTD
 
 
@@ -131,13 +137,18 @@ class ViT(nn.Module):
             patches_BTD = torch.cat([prefix, patches_BTD], dim=1)
         return self.drop(patches_BTD + self.pos_embed)
 
-    def encode(self, x_BTD: Tensor) -> Tensor:
-        """All blocks and the last norm; with mixer full any subset of the tokens will do."""
-        return self.norm(run_blocks(self.blocks, x_BTD, self.activation_checkpointing and self.training))
+    def encode(self, x_BTD: Tensor, first: int | None = None) -> Tensor:
+        """All blocks and the last norm, of the `first` tokens or all; with mixer full any subset of the tokens will do."""
+        return self.norm(run_blocks(self.blocks, x_BTD, self.activation_checkpointing and self.training, first))
 
     def features(self, images: Tensor) -> Tensor:
-        """The class token, or the mean of all tokens, after the last norm (and the pre-logits layer): (B, D)."""
-        x_BTD = self.encode(self.embed(self.patch_embed(images)))
+        """The class token, or the mean of all tokens, after the last norm (and the pre-logits layer): (B, D).
+
+        In training the last block computes no other token where the class token is all that is used. In evaluation it
+        computes all, as everybody's does: for whoever looks inside, and for whoever counts FLOPs.
+        """
+        only_class = 1 if self.training and self.cls_token is not None else None
+        x_BTD = self.encode(self.embed(self.patch_embed(images)), only_class)
         x_BD = x_BTD[:, 0] if self.cls_token is not None else x_BTD.mean(dim=1)
         return x_BD if self.pre_logits is None else torch.tanh(self.pre_logits(x_BD))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitmodel.config import Recipe
 from vitmodel.training.averaging import keep_average
+from vitmodel.training.lean import make_lean
 
 LARGEST_BUCKET = 500_000_000  # elements; DeepSpeed's own default
 UNDECAYED = ("pos_embed", "cls_token", "mask_token")
@@ -116,6 +117,8 @@ def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers:
     engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
     if workers == 1 and engine.zero_optimization_stage() == 0:
         engine.enable_backward_allreduce = False  # gradients would be copied out and in again to be shared with nobody
+    if engine.zero_optimization_stage() in (1, 2):
+        make_lean(engine.optimizer, workers)
     return engine
 
 
