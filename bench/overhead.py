@@ -82,7 +82,8 @@ def usual_worker(config: dict[str, Any]) -> float:
     import torch
 
     from vitmodel.config import RunConfig
-    from vitmodel.training.run import WEIGHTS_FILE, Context, execute
+    from vitmodel.training.context import Context
+    from vitmodel.training.run import WEIGHTS_FILE, execute
 
     torch.set_num_threads(1)
     item, root = config["item"], Path(config["storage"], "runs")

@@ -30,11 +30,13 @@ from orchestrator.studyfile.endurance import Retries
 from vitmodel.config import RunConfig, UserError
 from vitmodel.data.reader import Reading
 from vitmodel.training.checkpoint import CheckpointPolicy
+from vitmodel.training.context import CHECKPOINTS, Context
 from vitmodel.training.control import OutdatedError, StoppedError
 from vitmodel.training.engine import ensure_process_group
 from vitmodel.training.guard import has_notice
 from vitmodel.training.loop import DivergedError
-from vitmodel.training.run import CHECKPOINTS, STACKS, WEIGHTS_FILE, CheckpointMismatchError, Context, execute
+from vitmodel.training.resume import CheckpointMismatchError
+from vitmodel.training.run import STACKS, WEIGHTS_FILE, execute
 
 STOP_FILE = "stop.json"
 ASK_SECONDS = 1.0  # between two looks at whether to stop

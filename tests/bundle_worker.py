@@ -23,7 +23,7 @@ from orchestrator import worker
 from orchestrator.store import Store, write_json
 from vitmodel.training import guard, loop
 from vitmodel.training.checkpoint import complete_checkpoints
-from vitmodel.training.run import CHECKPOINTS
+from vitmodel.training.context import CHECKPOINTS
 
 MISHAP_STEP = 9
 TRAIN_STEP = loop.train_step

@@ -26,8 +26,9 @@ import torch.distributed as dist
 from vitmodel.config import RunConfig
 from vitmodel.training import checkpoint
 from vitmodel.training.checkpoint import CheckpointError, CheckpointPolicy
+from vitmodel.training.context import Context
 from vitmodel.training.control import StoppedError
-from vitmodel.training.run import Context, execute
+from vitmodel.training.run import execute
 
 WRITE = checkpoint.write_tensors
 

@@ -19,8 +19,9 @@ from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 from vitmodel.training.averaging import decay_at
 from vitmodel.training.checkpoint import CheckpointPolicy
+from vitmodel.training.context import Context
 from vitmodel.training.engine import ensure_process_group, make_engine
-from vitmodel.training.run import WEIGHTS_FILE, Context, execute
+from vitmodel.training.run import WEIGHTS_FILE, execute
 
 CNN = CnnConfig(family="cnn", variant="c", architecture="mobilenetv2", width_factor=0.25, stem="small")
 

@@ -19,8 +19,10 @@ from vitmodel.config import DataRef, Recipe, RunConfig, ViTConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 from vitmodel.training.checkpoint import CheckpointPolicy, complete_checkpoints
+from vitmodel.training.context import Context
 from vitmodel.training.control import StoppedError
-from vitmodel.training.run import WEIGHTS_FILE, CheckpointMismatchError, Context, execute
+from vitmodel.training.resume import CheckpointMismatchError
+from vitmodel.training.run import WEIGHTS_FILE, execute
 from vitmodel.training.shardfile import is_whole, write_tensors
 from vitmodel.training.state import Stitched
 

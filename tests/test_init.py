@@ -24,7 +24,8 @@ from vitmodel.config import DataRef, RunConfig, UserError, ViTConfig
 from vitmodel.models.interchange import export_weights
 from vitmodel.models.weights import saved_model
 from vitmodel.recognise import Layout
-from vitmodel.training.run import Context, execute
+from vitmodel.training.context import Context
+from vitmodel.training.run import execute
 from vitmodel.weightfile import content_hash, read_header
 
 SMALL = VIT.model_copy(update={"pre_logits": 20})

@@ -18,10 +18,11 @@ from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.reader import Dataset
 from vitmodel.data.shards import pack
 from vitmodel.training.checkpoint import CheckpointPolicy
+from vitmodel.training.context import Context
 from vitmodel.training.evaluate import evaluate
 from vitmodel.training.loop import DivergedError, log_interval
 from vitmodel.training.probe import LinearProbe, first_shots
-from vitmodel.training.run import WEIGHTS_FILE, Context, execute
+from vitmodel.training.run import WEIGHTS_FILE, execute
 
 
 class CutError(Exception):
@@ -160,7 +161,8 @@ import torch
 torch.set_num_threads(1)
 from vitmodel.config import RunConfig
 from vitmodel.training.engine import leave_process_group
-from vitmodel.training.run import Context, execute
+from vitmodel.training.context import Context
+from vitmodel.training.run import execute
 spec = json.loads(Path(sys.argv[1]).read_text())
 seen = []
 result = execute(RunConfig.model_validate_json(json.dumps(spec["config"])), Context(folder=Path(spec["folder"]),

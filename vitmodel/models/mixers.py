@@ -43,8 +43,9 @@ class WindowAttention(Attention):
         super().__init__(width, heads)
         self.grid, self.window, self.shift = grid, window, shift
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, first: int | None = None) -> Tensor:
         assert mask is None
+        assert first is None
         (rows, columns), (B, T, D) = self.grid, x_BTD.shape
         x_BRCD = x_BTD.view(B, rows, columns, D)
         if self.shift:
@@ -83,8 +84,9 @@ class AxialAttention(Attention):
         super().__init__(width, heads)
         self.grid, self.along_rows = grid, along_rows
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, first: int | None = None) -> Tensor:
         assert mask is None
+        assert first is None
         (rows, columns), (B, T, D) = self.grid, x_BTD.shape
         if self.along_rows:
             return super().forward(x_BTD.reshape(B * rows, columns, D)).view(B, T, D)
