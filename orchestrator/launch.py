@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from orchestrator.records.claim import session_of
 from orchestrator.running import elastic, janitor
 from orchestrator.secrets import as_named, redact
 from orchestrator.spec import variables_of
-from orchestrator.store import State, Store, read_json, write_json
+from orchestrator.store import STOP_FILE, State, Store, read_json, write_json
 from orchestrator.studyfile.schema import Study
 from vitmodel import allocator
 
@@ -81,16 +82,15 @@ def launch(study: Study, plan: Plan, bundles: list[Bundle], slots: dict[Group, i
 
     folder = store.study(study.name)
     shutil.rmtree(folder / "bundles", ignore_errors=True)
-    for bundle in bundles:
-        write_json(folder / "bundles" / f"{bundle.bundle_id}.json", bundle_payload(study, plan, bundle, store))
     scratch = store.root / "ray" / f"{study.name}-{time.time_ns()}"
+    configs = {}
+    for bundle in bundles:
+        payload = folder / "bundles" / f"{bundle.bundle_id}.json"
+        write_json(payload, bundle_payload(study, plan, bundle, store))
+        configs[bundle.bundle_id] = {"payload": str(payload), "scratch": str(scratch)}
     tuner = tune.Tuner(
         tune.with_resources(trial, {"memory": 1}),  # a byte: any CPU it held would be missing for the workers
-        param_space={
-            "payload": tune.grid_search([str(folder / "bundles" / f"{bundle.bundle_id}.json") for bundle in bundles]),
-            "scratch": str(scratch),
-        },
-        tune_config=tune.TuneConfig(max_concurrent_trials=max(1, min(slots.values())), reuse_actors=True),
+        **schedule(bundles, configs, max(1, min(slots.values())), store),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch),
@@ -107,7 +107,27 @@ def launch(study: Study, plan: Plan, bundles: list[Bundle], slots: dict[Group, i
     for error in ended:
         said = redact(error.strip().splitlines()[-1], variables_of(study))
         logging.getLogger(__name__).error("bundle ended early: %s", said)
-    mark_unfinished(tuple(cell for bundle in bundles for cell in bundle.cells), store)
+    mark_unfinished(tuple(cell for bundle in bundles for cell in bundle.cells), store, read_json(folder / STOP_FILE))
+
+
+def schedule(bundles: list[Bundle], configs: dict[str, dict[str, str]], concurrent: int, store: Store) -> dict[str, Any]:
+    """A Tuner's arguments: all bundles as one list or, where some wait for others, handed out by a searcher."""
+    from ray import tune
+
+    if not any(bundle.after for bundle in bundles):
+        shared = next(iter(configs.values()))["scratch"]
+        payloads = tune.grid_search([config["payload"] for config in configs.values()])
+        return {
+            "param_space": {"payload": payloads, "scratch": shared},
+            "tune_config": tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+        }
+    from orchestrator.running.fanout import Fanout
+
+    fanout = Fanout(bundles, configs, store)
+    # -1: as many samples as it gives
+    return {
+        "tune_config": tune.TuneConfig(search_alg=fanout, num_samples=-1, max_concurrent_trials=concurrent, reuse_actors=True)
+    }
 
 
 def lean_trainer() -> Any:
@@ -136,6 +156,8 @@ def trial(config: dict[str, Any]) -> dict[str, Any]:
     import ray.train
 
     payload = read_json(Path(config["payload"]))
+    if (Path(payload["storage"]) / "studies" / payload["study"] / STOP_FILE).exists():
+        return {"executed": 0}  # no group is started to do nothing
     try:
         if payload["resize"]:
             return {"executed": elastic.run(payload, lambda workers: group_of(payload, workers, 0, config).fit().return_value)}
@@ -192,7 +214,7 @@ def group_of(payload: dict[str, Any], workers: int, failures: int, config: dict[
 
 def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> dict[str, Any]:
     """All that a worker group needs to know, as plain data."""
-    runs = [run for cell in bundle.cells for run in cell.runs]
+    runs = bundle.runs
     group, retries, checkpoint = bundle.group, study.on_failure.retries, study.resources.checkpoint
     variables = variables_of(study)
     return {
@@ -228,16 +250,23 @@ def bundle_payload(study: Study, plan: Plan, bundle: Bundle, store: Store) -> di
     }
 
 
-def mark_unfinished(cells: tuple[Cell, ...], store: Store) -> None:
-    """Give every run without a result or a cause a cause: nothing stays RUNNING."""
+def mark_unfinished(cells: tuple[Cell, ...], store: Store, stop: dict[str, Any] | None) -> None:
+    """Give every run without a result or a cause a cause: nothing stays RUNNING. `stop`: why the study was stopped."""
     for cell in cells:
         for run in cell.runs:
-            folder = store.run(run.run_id)
-            if folder.state() in (State.PLANNED, State.RUNNING):
-                folder.path.mkdir(parents=True, exist_ok=True)
+            folder, parent = store.run(run.run_id), run.config.parent
+            if folder.state() not in (State.PLANNED, State.RUNNING):
+                continue
+            folder.path.mkdir(parents=True, exist_ok=True)
+            if stop:
+                folder.fail(State(stop["state"]), stop["reason"])
+            elif parent and store.run(parent).state() is not State.DONE:
+                folder.fail(State.SKIPPED, f"parent {parent} has no result")
+            else:
                 folder.fail(State.FAILED, "its worker group ended before it was done")
 
 
+@cache
 def git_state() -> str:
     """Commit of the code that runs, marked where the tree has changes; empty outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]

@@ -77,8 +77,27 @@ def cells_at(file: StudyFile, storage: Path, asked: Iterable[Point]) -> list[Cel
 
 
 def make_bundles(cells: tuple[Cell, ...], slots: dict[Group, int], mode: str = "auto") -> list[Bundle]:
-    """Cells to worker groups, longest first onto the least loaded (Graham 1969): as many groups as run side by side, if
-    each has work for one launch at least; more only where each still has work for ten."""
+    """Cells to worker groups, in the order they are to be started. `mode` is the study's `resources.bundle`."""
+    return _fan_out(cells) if mode == "run" else _whole_cells(cells, slots, mode)
+
+
+def _fan_out(cells: tuple[Cell, ...]) -> list[Bundle]:
+    """Every pretraining a group of its own, those that most hangs on first; then every fine-tune; a cell's probes as one."""
+    first, then = [], []
+    for cell in sorted(cells, key=lambda cell: (-cell.seconds, cell.pretrain.run_id)):
+        first.append((replace(cell, children=()), ""))
+        probes = tuple(run for run in cell.children if run.config.phase == "probe")
+        shares = [(run,) for run in cell.children if run.config.phase != "probe"] + ([probes] if probes else [])
+        then += [(replace(cell, children=share), cell.pretrain.run_id) for share in shares]
+    return [
+        Bundle(bundle_id=f"{number:04d}", group=cell.pretrain.placement.group, cells=(cell,), after=after)
+        for number, (cell, after) in enumerate(first + then)
+    ]
+
+
+def _whole_cells(cells: tuple[Cell, ...], slots: dict[Group, int], mode: str) -> list[Bundle]:
+    """Longest first onto the least loaded (Graham 1969): as many groups as run side by side, if each has work for one launch
+    at least; more only where each still has work for ten."""
     by_group: dict[Group, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_group[cell.pretrain.placement.group].append(cell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from orchestrator import budget
 from orchestrator.plan import Plan, make_bundles, make_plan
 from orchestrator.planning.planview import plan_as_data
-from orchestrator.planning.runs import Bundle, Cell
+from orchestrator.planning.runs import Bundle, Cell, Run
 from orchestrator.secrets import as_named, expand_environment
 from orchestrator.spec import StudyFile, read_study
 from orchestrator.store import State, Store
@@ -40,7 +41,11 @@ class Prepared:
 
     def open_cells(self) -> tuple[Cell, ...]:
         """Cells with a run that has no result yet."""
-        return tuple(c for c in self.plan.cells if any(self.store.run(r.run_id).state() is not State.DONE for r in c.runs))
+        return tuple(cell for cell in self.plan.cells if self.has_open_run(cell.runs))
+
+    def has_open_run(self, runs: Iterable[Run]) -> bool:
+        """Whether any of these has no result yet."""
+        return any(self.store.run(run.run_id).state() is not State.DONE for run in runs)
 
 
 def prepare(path: Path, storage: str | None = None) -> Prepared:

@@ -28,6 +28,7 @@ from typing import Any
 from orchestrator.records.curve import joined, json_lines, read_part
 from vitmodel.config import UserError
 
+STOP_FILE = "stop.json"  # of a study: why all its runs are to stop
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0  # a lease not renewed for this long belongs to a dead driver
 FREE_BYTES = 64 * 2**20  # less than this and nothing is started

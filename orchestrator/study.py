@@ -23,7 +23,7 @@ from orchestrator.planning.planview import plan_as_text
 from orchestrator.planning.runs import Cell
 from orchestrator.prepare import Prepared, bring_in_tables, check_addresses, make_datasets, pack_missing, prepare
 from orchestrator.secrets import redact
-from orchestrator.store import Lease, LeaseHeldError, State, write_json
+from orchestrator.store import STOP_FILE, Lease, LeaseHeldError, State, write_json
 from vitmodel.config import UserError
 
 DONE, SOME_FAILED, USER_ERROR, NO_CLUSTER, OVER_BUDGET, HELD = range(6)
@@ -116,7 +116,7 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
     console = Console(highlight=False)
     started = time.time()
     folder = store.study(study.name)
-    (folder / "stop.json").unlink(missing_ok=True)
+    (folder / STOP_FILE).unlink(missing_ok=True)
     write_json(folder / "plan.json", prepared.data)
     runs, all_cells = len(prepared.plan.runs), len(prepared.plan.cells)
     console.print(f"{study.name}: {runs} runs, {len(cells)} of {all_cells} cells open, storage {store.root}")
@@ -129,7 +129,7 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
             with ray_session() as nodes:
                 room = wait_for_room(prepared.plan, nodes, study.resources.wait_minutes)
                 slots = concurrency(cells, study, room)
-                bundles = make_bundles(cells, slots, study.resources.bundle)
+                bundles = [b for b in make_bundles(cells, slots, study.resources.bundle) if prepared.has_open_run(b.runs)]
                 with follow.in_background(bundles, slots, len(room)):
                     launch(study, prepared.plan, bundles, slots, store)
         except NoClusterError as error:

@@ -25,7 +25,7 @@ from orchestrator.records.claim import Claim, is_driven
 from orchestrator.records.curve import origin_line
 from orchestrator.records.resultfile import result_of
 from orchestrator.secrets import expand_environment, redact
-from orchestrator.store import RunFolder, State, Store, number_of, read_json
+from orchestrator.store import STOP_FILE, RunFolder, State, Store, number_of, read_json
 from orchestrator.studyfile.endurance import Retries
 from vitmodel.config import RunConfig, UserError
 from vitmodel.data.reader import Reading
@@ -38,7 +38,6 @@ from vitmodel.training.loop import DivergedError
 from vitmodel.training.resume import CheckpointMismatchError
 from vitmodel.training.run import STACKS, WEIGHTS_FILE, execute
 
-STOP_FILE = "stop.json"
 ASK_SECONDS = 1.0  # between two looks at whether to stop
 
 

@@ -181,6 +181,17 @@ def test_bundles_fill_the_slots_and_keep_cells_whole(write_study: WriteStudy, tm
     assert len(make_bundles(plan.cells, {group: 1}, "cell")) == len(plan.cells)
 
 
+def test_fine_tunes_by_themselves_are_bundles_after_their_pretraining(write_study: WriteStudy, tmp_path: Path) -> None:
+    plan = make_plan(read_study(write_study()), tmp_path)
+    bundles = make_bundles(plan.cells, {plan.cells[0].pretrain.placement.group: 4}, "run")
+    first, then = bundles[:4], bundles[4:]
+    assert [bundle.runs for bundle in first] == [(cell.pretrain,) for cell in plan.cells]
+    assert all(not bundle.after for bundle in first)
+    assert sorted(run.run_id for bundle in bundles for run in bundle.runs) == sorted(run.run_id for run in plan.runs)
+    assert all(run.config.parent == bundle.after for bundle in then for run in bundle.runs)
+    assert sorted({tuple(run.config.phase for run in bundle.runs) for bundle in then}) == [("finetune",), ("probe",)]
+
+
 def test_large_cells_are_their_own_bundles(scaling: Plan) -> None:
     group = scaling.cells[0].pretrain.placement.group
     assert len(make_bundles(scaling.cells, {group: 1})) == len(scaling.cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -177,6 +178,26 @@ def test_two_workers_and_one_poisoned_model(write_study: WriteStudy, tmp_path: P
     runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     assert {run.info.status for run in runs if run.data.tags["phase"] != "study"} == {"FINISHED", "FAILED"}
     assert all(run.info.status != "RUNNING" for run in runs)
+
+
+def test_fine_tunes_go_out_by_themselves(
+    unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], write_study: WriteStudy, tmp_path: Path
+) -> None:
+    """As soon as their pretraining is done, in groups of their own, to the same numbers; none after one that diverged."""
+
+    def change(content: dict) -> None:
+        content["resources"] = {"bundle": "run"}
+        content["pretrain"]["sizes"], content["transfer"]["epochs"] = [128], [1]
+        content["pretrain"]["recipe"]["resnet"] |= {"optimizer": "sgd", "lr": 1e30, "grad_clip": 0.0, "warmup": 0.0}
+
+    done = run_study(write_study(change), tmp_path / "runs", env=clean_environment())
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = outcomes(tmp_path / "runs")
+    vit, resnet = (found[found["family"] == family] for family in ("vit", "resnet"))
+    pd.testing.assert_frame_equal(vit, outcomes(unbroken[1]).loc[vit.index])
+    assert sorted(resnet["status"]) == ["DIVERGED", "SKIPPED", "SKIPPED"]
+    bundles = [json.loads(path.read_text()) for path in (tmp_path / "runs/studies/tiny/bundles").glob("*.json")]
+    assert sorted(len(bundle["runs"]) for bundle in bundles) == [1] * 6
 
 
 def test_four_runs_on_two_cores_end(write_study: WriteStudy, tmp_path: Path) -> None:

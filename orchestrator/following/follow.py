@@ -17,7 +17,7 @@ from orchestrator.budget import Group
 from orchestrator.following.notify import Notifier
 from orchestrator.following.progress import Progress
 from orchestrator.planning.runs import Bundle
-from orchestrator.store import RunFolder, State, Store, write_json
+from orchestrator.store import STOP_FILE, RunFolder, State, Store, write_json
 from orchestrator.studyfile.endurance import StopAfter
 from orchestrator.studyfile.schema import Study
 from orchestrator.tracking import Follower, tracking_uri
@@ -126,7 +126,7 @@ class Follow:
             self._stop(State.BUDGET, f"limit of {gpu_hours:g} GPU-hours", counts)
 
     def _stop(self, state: State, reason: str, counts: Counter[State]) -> None:
-        path = self._store.study(self._study.name) / "stop.json"
+        path = self._store.study(self._study.name) / STOP_FILE
         if not path.exists():
             write_json(path, {"state": state, "reason": reason})
             self._console.print(f"stopping: {reason}")

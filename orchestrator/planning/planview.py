@@ -67,6 +67,7 @@ def plan_as_data(plan: Plan, bundles: list[Bundle]) -> dict[str, Any]:
                 "group": asdict(bundle.group),
                 "seconds": round(bundle.seconds, 1),
                 "cells": [cell.pretrain.run_id for cell in bundle.cells],
+                **({"runs": [run.run_id for run in bundle.runs], "after": bundle.after} if bundle.after else {}),
             }
             for bundle in bundles
         ],

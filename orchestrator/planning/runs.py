@@ -61,12 +61,17 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """The cells that one Tune trial works through in one warm worker group."""
+    """The cells, or parts of one cell, that one Tune trial works through in one warm worker group."""
 
     bundle_id: str
     group: Group
     cells: tuple[Cell, ...]
+    after: str = ""  # run_id of a pretraining that another bundle does: this one has only what starts from it
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(run for cell in self.cells for run in (cell.children if self.after else cell.runs))
 
     @property
     def seconds(self) -> float:
-        return budget.LAUNCH_SECONDS + sum(cell.seconds for cell in self.cells)
+        return budget.LAUNCH_SECONDS + sum(run.placement.seconds for run in self.runs)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.records.attempts import attempts_of
-from orchestrator.store import RunFolder, State, Store, is_alive, read_json
+from orchestrator.store import STOP_FILE, RunFolder, State, Store, is_alive, read_json
 
 TAIL_BYTES = 64 * 1024  # of a metrics file: its last entries
 ALIVE_SECONDS = 120.0  # a run that said something in this time is being worked on
@@ -79,7 +79,7 @@ def survey(store: Store, plan: dict[str, Any]) -> Status:
     return Status(
         study=plan["study"],
         driver=driver,
-        stopping=(read_json(folder / "stop.json") or {}).get("reason", ""),
+        stopping=(read_json(folder / STOP_FILE) or {}).get("reason", ""),
         counts={str(state): number for state, number in sorted(Counter(run.state for run in runs).items())},
         work_seconds=work,
         eta_seconds=work / max(1, at_work) if driver and driver.is_alive else None,

@@ -22,7 +22,7 @@ LOOK_SECONDS = 5.0  # between two looks for room
 def sizes(bundle: Bundle) -> list[int]:
     """The numbers of workers, smallest first, at which every run of a bundle gives exactly its global batch."""
     group = bundle.group
-    runs = [run.config for cell in bundle.cells for run in cell.runs if run.config.recipe is not None]
+    runs = [run.config for run in bundle.runs if run.config.recipe is not None]
     largest = max(group.workers, group.max_workers)
     return [size for size in range(group.workers, largest + 1) if all(run.data.lanes % size == 0 for run in runs)]
 

@@ -203,7 +203,7 @@ class Resources(Frozen):
     zero_stage: Annotated[int, Field(ge=0, le=3)] | Auto = "auto"
     micro_batch: Annotated[int, Field(gt=0)] | Auto = "auto"
     max_concurrent: Annotated[int, Field(gt=0)] | Auto = "auto"
-    bundle: Literal["auto", "cell"] = "auto"
+    bundle: Literal["auto", "cell", "run"] = "auto"
     checkpoint: Checkpoint = Checkpoint()
     cache: CacheSize = "auto"  # decoded images that a worker keeps in memory, in bytes
     stall_minutes: float = Field(default=15.0, gt=0)  # without progress for so long, a worker group is started again

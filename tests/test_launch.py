@@ -1,0 +1,88 @@
+"""What the launcher decides without a cluster: which bundle is next, what a stopped study starts, what is left a cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import WriteStudy
+from ray.tune.search import Searcher
+
+from orchestrator.launch import mark_unfinished, trial
+from orchestrator.plan import make_bundles, make_plan
+from orchestrator.planning.runs import Bundle
+from orchestrator.running.fanout import Fanout
+from orchestrator.spec import read_study
+from orchestrator.store import STOP_FILE, State, Store, write_json
+
+
+@pytest.fixture
+def bundles(write_study: WriteStudy, tmp_path: Path) -> list[Bundle]:
+    def change(content: dict) -> None:
+        content["pretrain"]["sizes"], content["transfer"]["epochs"] = [128], [1]
+        del content["probe"]
+
+    plan = make_plan(read_study(write_study(change)), tmp_path)
+    return make_bundles(plan.cells, {plan.cells[0].pretrain.placement.group: 1}, "run")
+
+
+def fanout(bundles: list[Bundle], store: Store) -> Fanout:
+    return Fanout(bundles, {bundle.bundle_id: {"payload": bundle.bundle_id} for bundle in bundles}, store)
+
+
+def finish(store: Store, bundle: Bundle) -> None:
+    for run in bundle.runs:
+        store.run(run.run_id).path.mkdir(parents=True, exist_ok=True)
+        store.run(run.run_id).finish({})
+
+
+def test_a_fine_tune_follows_its_pretraining(bundles: list[Bundle], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    searcher = fanout(bundles, store)
+    assert [searcher.suggest(str(trial)) for trial in range(2)] == [{"payload": "0000"}, {"payload": "0001"}]
+    assert searcher.suggest("2") is None, "both fine-tunes wait"
+    finish(store, bundles[1])
+    searcher.on_trial_complete("1", {"executed": 1})
+    child = next(bundle for bundle in bundles if bundle.after == bundles[1].runs[0].run_id)
+    assert searcher.suggest("2") == {"payload": child.bundle_id}
+    assert searcher.suggest("3") is None
+    finish(store, child)
+    searcher.on_trial_complete("2", None, error=True)  # what a trial says of itself does not count
+    assert searcher.suggest("3") is None, "one pretraining is under way"
+    store.run(bundles[0].runs[0].run_id).path.mkdir(parents=True)
+    store.run(bundles[0].runs[0].run_id).fail(State.DIVERGED, "loss not finite")
+    searcher.on_trial_complete("0", {"executed": 1})
+    assert searcher.suggest("3") == Searcher.FINISHED, "its fine-tune can never start, and Tune must not wait for it"
+
+
+def test_a_resume_hands_out_what_is_open(bundles: list[Bundle], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    finish(store, bundles[0])
+    open_ones = [bundle for bundle in bundles if bundle.runs[0].run_id != bundles[0].runs[0].run_id]
+    searcher = fanout(open_ones, store)
+    assert searcher.suggest("0") == {"payload": bundles[1].bundle_id}, "pretrainings go first"
+    child = next(bundle for bundle in bundles if bundle.after == bundles[0].runs[0].run_id)
+    assert searcher.suggest("1") == {"payload": child.bundle_id}
+
+
+def test_a_stopped_study_starts_no_group(bundles: list[Bundle], tmp_path: Path) -> None:
+    """Thousands of bundles may be left: each ends at once, and its runs say why."""
+    store = Store(tmp_path)
+    stop = {"state": "BUDGET", "reason": "the limit is reached"}
+    write_json(store.study("tiny") / STOP_FILE, stop)
+    write_json(tmp_path / "bundle.json", {"study": "tiny", "storage": str(tmp_path)})
+    assert trial({"payload": str(tmp_path / "bundle.json"), "scratch": ""}) == {"executed": 0}
+    mark_unfinished(bundles[0].cells, store, stop)
+    assert store.run(bundles[0].runs[0].run_id).failure()["reason"] == "the limit is reached"
+
+
+def test_what_is_left_gets_its_own_cause(bundles: list[Bundle], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    children = [bundle for bundle in bundles if bundle.after]
+    mark_unfinished(children[0].cells, store, None)
+    assert store.run(children[0].after).state() is State.FAILED
+    assert store.run(children[0].runs[0].run_id).state() is State.SKIPPED
+    pretraining = next(bundle for bundle in bundles if bundle.runs[0].run_id == children[1].after)
+    finish(store, pretraining)
+    mark_unfinished(children[1].cells, store, None)
+    assert store.run(children[1].runs[0].run_id).state() is State.FAILED
