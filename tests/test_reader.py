@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -26,9 +27,9 @@ from vitmodel.data.crops import ATTEMPTS, Crops, box_of
 from vitmodel.data.decode import SMALL_PIXELS, DecodeError, Header, decode, decode_box, read_header
 from vitmodel.data.descriptions import FolderFormat, PackConfig
 from vitmodel.data.order import Batch
-from vitmodel.data.reader import Dataset, Reading
+from vitmodel.data.reader import Dataset, Loaded, Reading
 from vitmodel.data.shards import pack
-from vitmodel.training.evaluate import features
+from vitmodel.training.evaluate import features, mean_scores
 from vitmodel.training.skipped import counting
 
 COUNT = 64
@@ -99,6 +100,13 @@ def test_one_result_for_any_cache_threads_and_workers(photos: Path, crops: Crops
     usual = steps(Dataset(photos, "train", 32, crops=crops))
     for reading, workers in ((Reading(cache="off", threads=1), 1), (Reading(cache="off", threads=3), 2), (Reading(), 8)):
         assert equal(steps(Dataset(photos, "train", 32, reading=reading, crops=crops), workers), usual)
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(2, 1), (1, 2), (3, 4)])
+def test_the_first_n_are_n_for_any_threads_and_workers(photos: Path, threads: int, workers: int) -> None:
+    dataset = Dataset(photos, "train", 16, size=32, reading=Reading(cache="off", threads=threads))
+    seen = np.concatenate([samples for samples, *_ in steps(dataset, workers, count=2)])
+    assert sorted(seen.tolist()) == list(range(32))
 
 
 def test_crops_belong_to_seed_epoch_and_sample(photos: Path) -> None:
@@ -254,7 +262,7 @@ def test_the_order_is_one_at_every_restart(photos: Path) -> None:
     code = f"""
 import sys, hashlib
 from vitmodel.data.crops import Crops
-from vitmodel.data.reader import Dataset, Reading
+from vitmodel.data.reader import Dataset, Loaded, Reading
 dataset = Dataset({str(photos)!r}, "train", 32, reading=Reading(threads=2), crops=Crops(seed=3, flip=True))
 order = dataset.order(seed=1, lanes=8, window=16)
 for loaded in dataset.batches(order.batch(step, 16) for step in range(5, 9)):
@@ -281,3 +289,29 @@ def test_reading_stops_where_its_reader_stops(photos: Path) -> None:
     started = time.monotonic()
     source.close()
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_evaluation_reads_ahead_and_counts_each_sample_once(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """While the model is at the first batch the next is read; every sample is judged once, however they are shared out."""
+    dataset = Dataset(photos, "train", 16, reading=Reading(cache="off"))
+    load, begun, next_begun = dataset.load, [], threading.Event()
+
+    def counted(batch: Batch) -> Loaded:
+        begun.append(batch)
+        if len(begun) > 1:
+            next_begun.set()
+        return load(batch)
+
+    def scores(images: torch.Tensor, labels: torch.Tensor, samples: np.ndarray) -> dict[str, torch.Tensor]:
+        assert next_begun.wait(20)
+        assert torch.equal(labels, torch.from_numpy(dataset.labels[samples]))
+        return {"sum": torch.from_numpy(samples).double()}
+
+    monkeypatch.setattr(dataset, "load", counted)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda totals: None)  # each worker's part by itself
+    parts = [mean_scores(scores, dataset, batch_size=8, worker=worker, workers=workers) for worker in range(workers)]
+    assert sum(part["eval/samples"] for part in parts) == dataset.size
+    assert sum(part["sum"] * part["eval/samples"] for part in parts) == pytest.approx(sum(range(dataset.size)))

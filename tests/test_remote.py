@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import resource
 import subprocess
@@ -13,9 +14,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from conftest import ROOT
+from moto.server import ThreadedMotoServer
 
 from vitmodel.config import UserError
 from vitmodel.data.generated import FractalConfig
@@ -117,6 +120,40 @@ def test_the_same_images_as_from_the_folder(packed: Path, tmp_path: Path, fault:
     local = all_of(Dataset(packed, "train", 8))
     with serving(packed, misbehave) as (url, _):
         assert np.array_equal(all_of(Dataset(url, "train", 8, reading=reading(tmp_path))), local)
+
+
+@pytest.fixture
+def bucket(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The dataset in an S3-like store on this machine."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    files = fsspec.filesystem("s3", skip_instance_cache=True)
+    files.mkdir("bucket")
+    for path in packed.iterdir():
+        files.pipe_file(f"bucket/data/{path.name}", path.read_bytes())
+    yield "s3://bucket/data"
+    server.stop()
+    type(files).clear_instance_cache()
+
+
+def test_s3(bucket: str, packed: Path, tmp_path: Path) -> None:
+    """The same images through the node's cache and by range; what is missing or was changed is named."""
+    local = all_of(Dataset(packed, "train", 8))
+    assert np.array_equal(all_of(Dataset(bucket, "train", 8, reading=reading(tmp_path))), local)
+    few = np.arange(0, 5000, 500)
+    ranged = Dataset(bucket, "train", 8, reading=reading(tmp_path / "none", cap_bytes=1))
+    assert np.array_equal(ranged.read(few), local[few])
+    with pytest.raises(UserError, match=r"no dataset here.*s3://bucket/nothing|s3://bucket/nothing.*no dataset here"):
+        load_index("s3://bucket/nothing")
+    name = load_index(bucket).splits["train"].shards[0].name
+    fsspec.filesystem("s3").pipe_file(f"bucket/data/{name}", (packed / name).read_bytes() + b"more")
+    with pytest.raises(UserError, match=rf"s3://bucket/data/{name}.*changed after indexing"):
+        Dataset(bucket, "train", 8, reading=reading(tmp_path / "other")).read(np.array([0]))
 
 
 def test_a_shard_comes_once_to_a_node(packed: Path, tmp_path: Path) -> None:

@@ -124,8 +124,12 @@ seen = []
 def forward(x):
     seen.append(len(x))
     return torch.zeros(len(x), 3) + torch.tensor([0.0, 1.0, 0.0])
-result = evaluate(forward, Dataset(sys.argv[1], "test", 16), batch_size=4, worker=worker, workers=workers)
-print(json.dumps({**result, "batches": len(seen)}), flush=True)
+dataset = Dataset(sys.argv[1], "test", 16)
+result = evaluate(forward, dataset, batch_size=4, worker=worker, workers=workers)
+train = Dataset(sys.argv[1], "test", 16, size=20)
+order = train.order(seed=0, lanes=2, window=4)
+trained = [loaded.batch.samples.tolist() for loaded in train.batches(order.batch(t, 4, worker, workers) for t in range(10))]
+print(json.dumps({**result, "batches": len(seen), "trained": trained}), flush=True)
 dist.destroy_process_group()
 """
 
@@ -152,6 +156,9 @@ def test_three_uneven_shards_on_two_workers(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     results: list[dict[str, Any]] = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
+    trained = [result.pop("trained") for result in results]  # two epochs of 20: four a step, two each
+    assert [[len(batch) for batch in batches] for batches in trained] == [[2] * 10] * 2
+    assert np.bincount(np.concatenate([np.ravel(batches) for batches in trained])).tolist() == [2] * 20
     assert results[0] == results[1]
     histogram = load_index(tmp_path).splits["test"].histogram
     assert (results[0]["eval/samples"], results[0]["eval/top1"]) == (21, histogram[1] / 21)

@@ -50,13 +50,13 @@ def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def mean_scores(scores: Scores, dataset: Dataset, *, batch_size: int, worker: int = 0, workers: int = 1) -> dict[str, float]:
     """The mean of every score over a split, and the number of samples, the same on every worker. Collective."""
     sums: dict[str, Tensor] = {}
-    stride = batch_size * workers
-    for start in range(0, dataset.size, stride):
-        places = np.arange(start + worker * batch_size, start + (worker + 1) * batch_size)
-        real = places < dataset.size
-        places = np.minimum(places, dataset.size - 1)
-        loaded = dataset.load(Batch(places, np.zeros_like(places)))
-        mask = torch.from_numpy(real & (loaded.batch.samples == places)).to(device())  # neither padding nor a stand-in
+    stride, last = batch_size * workers, dataset.size - 1
+    starts = range(worker * batch_size, -(-dataset.size // stride) * stride, stride)
+    ahead = dataset.batches(_batch(np.minimum(np.arange(start, start + batch_size), last)) for start in starts)
+    for start, loaded in zip(starts, ahead, strict=True):
+        numbers = np.arange(start, start + batch_size)
+        places = np.minimum(numbers, last)
+        mask = torch.from_numpy(loaded.batch.samples == numbers).to(device())  # neither padding nor a stand-in
         labels = torch.from_numpy(_answers(dataset, loaded.labels, places)).to(device())
         found = {**scores(normalise(loaded.images, device()), labels, places), "eval/samples": torch.ones_like(mask)}
         for name, values in found.items():
@@ -70,6 +70,10 @@ def mean_scores(scores: Scores, dataset: Dataset, *, batch_size: int, worker: in
     if REAL_IMAGES in scores_of_all:  # images without a right answer do not count
         scores_of_all["eval/real_top1"] = scores_of_all.pop(REAL_HITS) / scores_of_all.pop(REAL_IMAGES)
     return {**scores_of_all, "eval/samples": count}
+
+
+def _batch(samples: Ints) -> Batch:
+    return Batch(samples, np.zeros_like(samples))
 
 
 def _answers(dataset: Dataset, labels: Ints, places: Ints) -> Ints:
@@ -86,9 +90,8 @@ def features(forward: Forward, dataset: Dataset, samples: Ints, *, batch_size: i
     Where an image stands in for a bad one, its class does, too.
     """
     found, labels = [], []
-    for start in range(0, len(samples), batch_size):
-        part = samples[start : start + batch_size]
-        loaded = dataset.load(Batch(part, np.zeros_like(part)))
+    parts = (_batch(samples[start : start + batch_size]) for start in range(0, len(samples), batch_size))
+    for loaded in dataset.batches(parts):
         found.append(forward(normalise(loaded.images, device())).float().cpu())
         labels.append(torch.from_numpy(loaded.labels))
     return torch.cat(found), torch.cat(labels)
