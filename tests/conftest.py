@@ -13,7 +13,16 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-CLUSTERS = {"test_study", "test_hosts", "test_elastic", "test_survival", "test_job", "test_secrets", "test_init"}
+CLUSTERS = {
+    "test_study",
+    "test_hosts",
+    "test_elastic",
+    "test_survival",
+    "test_job",
+    "test_secrets",
+    "test_init",
+    "test_far_data",
+}
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes side by side share the cores
 
