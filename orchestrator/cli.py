@@ -7,7 +7,7 @@ import sys
 import typer
 
 from orchestrator import study as studies
-from orchestrator.commands import data, differ, doctor, inspect, knowledge, models, weights
+from orchestrator.commands import check, data, differ, doctor, inspect, knowledge, models, weights
 from orchestrator.commands import studies as study_verbs
 from orchestrator.secrets import redact
 from vitmodel.config import UserError
@@ -19,6 +19,7 @@ app.add_typer(study_verbs.app)  # without a name: its verbs stand at the top
 app.add_typer(knowledge.app)
 app.add_typer(differ.app)
 app.add_typer(doctor.app)
+app.add_typer(check.app)
 app.add_typer(models.app)
 app.add_typer(inspect.app)
 app.add_typer(data.app, name="data")

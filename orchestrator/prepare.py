@@ -79,6 +79,16 @@ def pack_missing(prepared: Prepared, storage: str | None) -> Prepared:
     return prepare(Path(prepared.file.tree.file), storage) if packed else prepared
 
 
+def refuse_missing_indexes(prepared: Prepared) -> None:
+    """Raises UserError where a dataset was planned from what the study says of it, and is not there."""
+    for name in prepared.plan.missing_indexes:
+        raise prepared.file.tree.error(
+            f"no index.json in {prepared.data['datasets'][name]}",
+            ("datasets", name, "url"),
+            "a folder made by `vitscale data pack`",
+        )
+
+
 def bring_in_tables(prepared: Prepared) -> None:
     """Import the tables that stand beside the study file. Raises UserError, with the line of the table."""
     from orchestrator import results

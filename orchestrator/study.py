@@ -21,7 +21,15 @@ from orchestrator.finish import finish, forecast
 from orchestrator.plan import make_bundles
 from orchestrator.planning.planview import plan_as_text
 from orchestrator.planning.runs import Cell
-from orchestrator.prepare import Prepared, bring_in_tables, check_addresses, make_datasets, pack_missing, prepare
+from orchestrator.prepare import (
+    Prepared,
+    bring_in_tables,
+    check_addresses,
+    make_datasets,
+    pack_missing,
+    prepare,
+    refuse_missing_indexes,
+)
 from orchestrator.secrets import redact
 from orchestrator.store import STOP_FILE, Lease, LeaseHeldError, State, write_json
 from vitmodel.config import UserError
@@ -71,22 +79,15 @@ def _run(prepared: Prepared) -> int:
     from orchestrator.running.room import check_room
 
     study = prepared.file.study
-    if prepared.plan.missing_indexes:
-        name = prepared.plan.missing_indexes[0]
-        raise prepared.file.tree.error(
-            f"no index.json in {prepared.data['datasets'][name]}",
-            ("datasets", name, "url"),
-            "a folder made by `vitscale data pack`",
-        )
+    refuse_missing_indexes(prepared)
     cells = prepared.open_cells()
     if cells and not on_cluster() and not study.resources.wait_minutes:
         check_room(prepared.plan, budget.local_node())
     planned = prepared.data["totals"]["gpu_hours"]
-    if study.budget.gpu_hours is not None and planned > study.budget.gpu_hours:
-        print(
-            f"over budget: the plan needs about {planned:g} GPU-hours, the limit is {study.budget.gpu_hours:g}", file=sys.stderr
-        )
-        return OVER_BUDGET
+    for gpu_hours, words in study.budget.gpu_limits:
+        if planned > gpu_hours:
+            print(f"over budget: the plan needs about {planned:g} GPU-hours, the limit is {words}", file=sys.stderr)
+            return OVER_BUDGET
     check_addresses(prepared.file)
     prepared.store.check_writable()
     if study.imports:

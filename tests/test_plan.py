@@ -240,6 +240,16 @@ def test_over_budget_exits_4(tmp_path: Path, write_study: WriteStudy) -> None:
     assert "GPU-hours" in done.stderr
 
 
+def test_a_limit_in_money_is_one_of_gpu_hours(tmp_path: Path, write_study: WriteStudy) -> None:
+    limit = {"cost": 1e-9, "price_per_gpu_hour": 2.0}
+    study = write_study(lambda c: c.update(resources={"gpus_per_worker": 1, "wait_minutes": 1.0}, budget=limit))
+    done = run_study(study, tmp_path / "runs")
+    assert done.returncode == 4, done.stderr
+    assert "the limit is 1e-09, 5e-10 GPU-hours at 2 each" in done.stderr
+    with pytest.raises(UserError, match=r"line \d+: budget: .*needs price_per_gpu_hour"):
+        read_study(write_study(lambda c: c.update(budget={"cost": 5})))
+
+
 def test_the_plan_has_a_price_and_a_stated_device(tmp_path: Path, write_study: WriteStudy) -> None:
     study = write_study(lambda c: c.update(resources={"device": "h100"}, budget={"price_per_gpu_hour": 3.0}))
     facts = totals(plan_of(study, tmp_path), [])

@@ -121,9 +121,9 @@ class Follow:
         hours = self._study.budget.wall_hours
         if hours is not None and time.monotonic() - self._began > 3600 * hours:
             self._stop(State.BUDGET, f"wall-clock limit of {hours:g} hours", counts)
-        gpu_hours = self._study.budget.gpu_hours
-        if gpu_hours is not None and self._spent.total > gpu_hours:
-            self._stop(State.BUDGET, f"limit of {gpu_hours:g} GPU-hours", counts)
+        for gpu_hours, words in self._study.budget.gpu_limits:
+            if self._spent.total > gpu_hours:
+                self._stop(State.BUDGET, f"limit of {words}", counts)
 
     def _stop(self, state: State, reason: str, counts: Counter[State]) -> None:
         path = self._store.study(self._study.name) / STOP_FILE

@@ -9,6 +9,8 @@ from orchestrator.plan import Plan
 from orchestrator.planning.runs import Bundle, Run
 from vitmodel.config import SUPERVISED
 
+WEIGHT_BYTES, CHECKPOINT_BYTES = 4, 12  # a parameter, in fp32: as it is kept; with the optimizer's two moments
+
 
 def naive_flops(plan: Plan) -> int:
     """Training FLOPs of the same grid where every fine-tune and probe pretrains for itself."""
@@ -39,6 +41,8 @@ def totals(plan: Plan, bundles: list[Bundle]) -> dict[str, Any]:
         "core_hours": round(core_seconds / 3600, 4),
         "cost": None if plan.price_per_gpu_hour is None else round(gpu_seconds / 3600 * plan.price_per_gpu_hour, 2),
         "largest_memory_bytes": max((run.placement.memory_bytes for run in plan.runs), default=0),
+        "weights_bytes": sum(WEIGHT_BYTES * run.params for run in plan.runs if run.config.phase == "pretrain"),
+        "largest_checkpoint_bytes": max((CHECKPOINT_BYTES * run.params for run in plan.runs), default=0),
     }
 
 
@@ -148,6 +152,8 @@ def _totals_text(plan: Plan, bundles: list[Bundle], done: int) -> list[str]:
         f"sharing saves a factor of {facts['sharing_saves']:g}",
         f"estimate  {facts['gpu_hours']:,.4g} GPU-hours, {facts['core_hours']:,.4g} core-hours; "
         f"{facts['largest_memory_bytes'] / 1e9:.3g} GB a worker at most",
+        f"disk      {facts['weights_bytes'] / 1e9:.3g} GB of weights that stay; the largest checkpoint of a run under way "
+        f"{facts['largest_checkpoint_bytes'] / 1e9:.3g} GB",
     ]
     device = plan.device
     lines.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from orchestrator.studyfile.endurance import AnyWorkers, Auto, Checkpoint, OnFailure
 from orchestrator.studyfile.outside import Notify, Tracking
@@ -217,6 +217,22 @@ class Budget(Frozen):
     gpu_hours: float | None = Field(default=None, gt=0)
     wall_hours: float | None = Field(default=None, gt=0)
     price_per_gpu_hour: float | None = Field(default=None, gt=0)
+    cost: float | None = Field(default=None, gt=0)  # in the money of the price
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> Budget:
+        if self.cost is not None and self.price_per_gpu_hour is None:
+            raise ValueError("a limit in money needs price_per_gpu_hour")
+        return self
+
+    @property
+    def gpu_limits(self) -> list[tuple[float, str]]:
+        """Every limit as GPU-hours, and in its own words."""
+        limits = [] if self.gpu_hours is None else [(self.gpu_hours, f"{self.gpu_hours:g} GPU-hours")]
+        if self.cost is not None and self.price_per_gpu_hour is not None:
+            hours = self.cost / self.price_per_gpu_hour
+            limits.append((hours, f"{self.cost:g}, {hours:g} GPU-hours at {self.price_per_gpu_hour:g} each"))
+        return limits
 
 
 class Storage(Frozen):
