@@ -9,6 +9,7 @@ import typer
 from orchestrator.commands.options import Storage, StudyPath
 from orchestrator.planning.runs import Run
 from orchestrator.prepare import make_datasets, prepare, refuse_missing_indexes
+from vitmodel.config import Supervised
 
 app = typer.Typer()
 
@@ -28,18 +29,19 @@ def check(study: StudyPath, storage: Storage = None, images: Images = 16, steps:
     console = Console(highlight=False)
     make_datasets(prepared, console)
     failed = False
-    for run in _one_of_a_kind(prepared.plan.runs):
+    for name, run in _one_of_a_kind(prepared.plan.runs).items():
         found = overfit(run.config, prepared.plan.datasets[run.dataset], images=images, steps=steps)
         failed |= not found.is_learnt
         said = "learns" if found.is_learnt else f"does not learn: wanted {found.target:.3g}"
-        console.print(f"{run.variant}: loss {found.first_loss:.3g} -> {found.last_loss:.3g} in {found.steps} steps, {said}")
+        console.print(f"{name}: loss {found.first_loss:.3g} -> {found.last_loss:.3g} in {found.steps} steps, {said}")
     raise typer.Exit(int(failed))
 
 
-def _one_of_a_kind(runs: tuple[Run, ...]) -> list[Run]:
-    """The pretrainings that differ in more than size, length and seed: the first of each."""
+def _one_of_a_kind(runs: tuple[Run, ...]) -> dict[str, Run]:
+    """The pretrainings that differ in more than size, length and seed: by name, the first of each."""
     kinds: dict[str, Run] = {}
     for run in runs:
         if run.config.phase == "pretrain":
-            kinds.setdefault(run.variant, run)
-    return list(kinds.values())
+            objective = "" if isinstance(run.config.objective, Supervised) else f" {run.config.objective.kind}"
+            kinds.setdefault(f"{run.variant}{objective}", run)
+    return kinds
