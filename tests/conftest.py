@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,42 @@ def study_writer(folder: Path) -> WriteStudy:
         return path
 
     return write
+
+
+class Pairs:
+    """Two worker processes for one training after the other, forked where the libraries are loaded already."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stderr = folder / "stderr.txt"
+        command = [sys.executable, str(ROOT / "tests/group_worker.py")]
+        environment = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        pipe = subprocess.PIPE
+        with self._stderr.open("w") as stderr:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=environment)
+
+    def train(self, config: Any, data: Path, folder: Path, **job: Any) -> tuple[dict[str, float], list[float]]:
+        """This run by two workers over gloo: its result and its losses."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        folder.mkdir()
+        keys = {"config": config.model_dump(mode="json"), "data": str(data), "folder": str(folder), "name": "pair"}
+        print(json.dumps([2, [{**keys, "stop": 1e9, "save_steps": None, **job}]]), file=self._process.stdin, flush=True)
+        line = "\n"
+        while line and not line.startswith("["):
+            line = self._process.stdout.readline()
+        assert line == "[0, 0]\n", self._stderr.read_text()[-3000:]
+        said = json.loads(Path(f"{folder}-pair-0.json").read_text())
+        return said["result"], list(said["losses"].values())
+
+    def end(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
+    started = Pairs(tmp_path_factory.mktemp("pairs"))
+    yield started
+    started.end()
 
 
 def run_study(study: Path, storage: Path, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:

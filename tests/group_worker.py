@@ -1,6 +1,6 @@
 """What a test starts: trainings one after the other in groups of processes, and mishaps on demand.
 
-group_worker.py GROUPS.json     ([workers, jobs] one group after the other; each job: see `tests/test_checkpoints.py`)
+group_worker.py < GROUPS     (lines of JSON: [workers, jobs] one group after the other; a job: see `test_checkpoints.py`)
 
 Results go beside the job's folder. Prints the exit codes of each group's processes as a line of JSON.
 """
@@ -44,13 +44,14 @@ def train(job: dict[str, Any], seen: list[dict[str, float]]) -> None:
         report=partial(report, job, seen),
         should_stop=at_second_asking(seen, job["stop"]),
     )
-    ended = "done"
+    ended, result = "done", {}
     try:
-        execute(RunConfig.model_validate_json(json.dumps(job["config"])), context)
+        result = execute(RunConfig.model_validate_json(json.dumps(job["config"])), context)
     except (StoppedError, CheckpointError) as error:
         ended = f"{type(error).__name__}: {error}"
     losses = {entry["step"]: entry["train/loss"] for entry in seen}
-    Path(f"{job['folder']}-{job['name']}-{dist.get_rank()}.json").write_text(json.dumps({"ended": ended, "losses": losses}))
+    said = {"ended": ended, "losses": losses, "result": result}
+    Path(f"{job['folder']}-{job['name']}-{dist.get_rank()}.json").write_text(json.dumps(said))
 
 
 def report(job: dict[str, Any], seen: list[dict[str, float]], entry: dict[str, float]) -> None:
@@ -110,7 +111,8 @@ def work(jobs: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     forked.load()
-    for workers, jobs in json.loads(Path(sys.argv[1]).read_text()):
+    for line in sys.stdin:
+        workers, jobs = json.loads(line)
         print(json.dumps(forked.group(workers, partial(work, jobs))), flush=True)
 
 

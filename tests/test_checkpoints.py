@@ -76,7 +76,6 @@ def alone(run: RunConfig, folder: Path, data: Path, *, stage: int = 0, stop: flo
 
 def together(groups: list[tuple[int, list[dict[str, Any]]]], data: Path, tmp: Path) -> list[list[int]]:
     """These trainings, by one group of processes over gloo after the other: the processes' exit codes."""
-    path = tmp / "groups.json"
     content = [
         (
             workers,
@@ -93,10 +92,10 @@ def together(groups: list[tuple[int, list[dict[str, Any]]]], data: Path, tmp: Pa
         )
         for workers, jobs in groups
     ]
-    path.write_text(json.dumps(content))
     environment = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests/group_worker.py"), str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(ROOT / "tests/group_worker.py")]
+    asked = "".join(json.dumps(group) + "\n" for group in content)
+    done = subprocess.run(command, env=environment, input=asked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert len(codes) == len(groups), done.stderr[-3000:]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Change, WriteStudy
+from conftest import ROOT, Change, Pairs, WriteStudy
 from safetensors.torch import load_file
-from test_training import CutError, config, losses, recipe, train, two_workers
+from test_training import CutError, config, losses, recipe, train
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.plan import make_plan
@@ -281,10 +281,10 @@ def test_bf16_and_activation_checkpointing(digits: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("name", "zero_stage"), [("mae", 3), ("masked_patch", 2)])
-def test_two_workers_hide_the_same_patches(name: str, zero_stage: int, digits: Path, tmp_path: Path) -> None:
+def test_two_workers_hide_the_same_patches(name: str, zero_stage: int, digits: Path, tmp_path: Path, pairs: Pairs) -> None:
     run: dict[str, Any] = {"steps": 24, "objective": OBJECTIVES[name]}
     alone_result, alone = train(digits, tmp_path / "alone", config(**run))
-    result, two = two_workers(digits, tmp_path, config(**run), zero_stage)
+    result, two = pairs.train(config(**run), digits, tmp_path / "two", micro_batch=16, zero_stage=zero_stage)
     assert np.allclose(two, list(alone.values()), rtol=2e-3, atol=2e-3)
     assert result["eval/loss"] == pytest.approx(alone_result["eval/loss"], rel=2e-3)
     assert (tmp_path / "two" / WEIGHTS_FILE).stat().st_size == (tmp_path / "alone" / WEIGHTS_FILE).stat().st_size

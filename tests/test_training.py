@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import clean_environment
+from conftest import Pairs, clean_environment
 
 from vitmodel.config import DataRef, Recipe, ResNetConfig, RunConfig, ViTConfig
 from vitmodel.data.generated import DigitsConfig
@@ -173,12 +173,12 @@ leave_process_group()
 """
 
 
-def two_workers(digits: Path, tmp_path: Path, run: RunConfig, zero_stage: int) -> tuple[dict[str, float], list[float]]:
+def by_torchrun(digits: Path, tmp_path: Path, run: RunConfig) -> tuple[dict[str, float], list[float]]:
     """The run by two processes of torchrun over gloo, in the folder `two`: its result and its losses."""
     folder = tmp_path / "two"
     folder.mkdir()
     spec = {"config": run.model_dump(mode="json"), "folder": str(folder), "data": str(digits)}
-    (tmp_path / "spec.json").write_text(json.dumps({**spec, "micro_batch": 16, "zero_stage": zero_stage}))
+    (tmp_path / "spec.json").write_text(json.dumps({**spec, "micro_batch": 16, "zero_stage": 0}))
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
@@ -193,14 +193,26 @@ def two_workers(digits: Path, tmp_path: Path, run: RunConfig, zero_stage: int) -
     return seen["result"], seen["losses"]
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_two_workers_train_the_same_batches(zero_stage: int, digits: Path, tmp_path: Path) -> None:
-    """torchrun alone, no Ray: two processes over gloo against one, in every ZeRO stage."""
-    alone_result, alone = train(digits, tmp_path / "alone", config(steps=24))
-    result, two = two_workers(digits, tmp_path, config(steps=24), zero_stage)
-    assert np.allclose(two, list(alone.values()), rtol=2e-3, atol=2e-3)
+@pytest.fixture(scope="module")
+def alone(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float], list[float]]:
+    folder = tmp_path_factory.mktemp("alone")
+    result, curve = train(digits, folder, config(steps=24))
+    return folder, result, list(curve.values())
+
+
+@pytest.mark.parametrize("zero_stage", ["torchrun", 0, 1, 2, 3])
+def test_two_workers_train_the_same_batches(
+    zero_stage: int | str, alone: tuple[Path, dict[str, float], list[float]], digits: Path, tmp_path: Path, pairs: Pairs
+) -> None:
+    """No Ray: two processes over gloo against one, in every ZeRO stage; once as torchrun starts them."""
+    folder, alone_result, losses_alone = alone
+    if zero_stage == "torchrun":
+        result, two = by_torchrun(digits, tmp_path, config(steps=24))
+    else:
+        result, two = pairs.train(config(steps=24), digits, tmp_path / "two", micro_batch=16, zero_stage=zero_stage)
+    assert np.allclose(two, losses_alone, rtol=2e-3, atol=2e-3)
     assert result["eval/samples"] == alone_result["eval/samples"]
-    assert (tmp_path / "two" / WEIGHTS_FILE).stat().st_size == (tmp_path / "alone" / WEIGHTS_FILE).stat().st_size
+    assert (tmp_path / "two" / WEIGHTS_FILE).stat().st_size == (folder / WEIGHTS_FILE).stat().st_size
 
 
 @pytest.mark.parametrize(("precision", "zero_stage"), [("fp32", 0), ("fp32", 3), ("bf16", 1)])

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from vitmodel.config import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, UserError, ViTConfig, suggest
 
 # name: (width, depth, mlp_dim, heads). B, L, H: ViT paper, Table 1. Ti, S: Steiner et al. 2021 ("How to train your
-# ViT?"), Table 1. mu, M: big_vision's table. g, G: Zhai et al. 2022, Table 2. So400m: Alabdulmohsin et al. 2023.
+# ViT?"), Table 1. mu, M: big_vision's table. g, G: Zhai et al. 2022, Table 2. So400m:
+# Alabdulmohsin et al. 2023 (arXiv 2305.13035), SoViT-400m; the same four numbers in big_vision's table.
 VIT_SIZES: dict[str, tuple[int, int, int, int]] = {
     "mu": (32, 1, 128, 2),
     "Ti": (192, 12, 768, 3),
@@ -49,7 +50,7 @@ NAMED_VARIANTS: dict[str, str] = {
     **dict.fromkeys(("Ti/16", "S/32", "S/16"), _STEINER),
     **dict.fromkeys(("M/32", "M/16"), "big_vision, models/vit.py"),
     **dict.fromkeys(("B/32", "B/16", "L/32", "L/16", "H/14"), _VIT_PAPER),
-    "So400m/14": "Alabdulmohsin et al. 2023 (arXiv 2305.13035)",
+    "So400m/14": "Alabdulmohsin et al. 2023; big_vision, models/vit.py",
     **dict.fromkeys(("g/14", "G/14"), "Zhai et al. 2022, Table 2"),
     **dict.fromkeys(("R+Ti/16", "R26+S/32", "R26+B/32"), _STEINER),
     **dict.fromkeys(("R50+B/32", "R50+B/16", "R50+L/32", "R50+L/16"), _HYBRIDS),
