@@ -82,27 +82,58 @@ def test_own_files_carry_their_model(tmp_path: Path) -> None:
 # --- names and shapes, against the published ones --------------------------------------------------------------
 
 
-def test_official_names_and_shapes(tmp_path: Path) -> None:
-    """As the published npz files have them: parity.md, section 4."""
-    arrays = np.load(written(tmp_path, PRE, "official"))
-    block = "Transformer/encoderblock_1"
-    shapes = {
+def official_vit(depth: int) -> dict[str, tuple[int, ...]]:
+    """Every tensor of PRE, of 5 classes at 32 px, in the words of the published npz files (parity.md, section 4)."""
+    shapes: dict[str, tuple[int, ...]] = {
         "cls": (1, 1, 32),
         "embedding/kernel": (8, 8, 3, 32),
+        "embedding/bias": (32,),
         "Transformer/posembed_input/pos_embedding": (1, 17, 32),
-        f"{block}/LayerNorm_0/scale": (32,),
-        f"{block}/MultiHeadDotProductAttention_1/query/kernel": (32, 4, 8),
-        f"{block}/MultiHeadDotProductAttention_1/value/bias": (4, 8),
-        f"{block}/MultiHeadDotProductAttention_1/out/kernel": (4, 8, 32),
-        f"{block}/LayerNorm_2/bias": (32,),
-        f"{block}/MlpBlock_3/Dense_0/kernel": (32, 48),
-        f"{block}/MlpBlock_3/Dense_1/bias": (32,),
         "Transformer/encoder_norm/scale": (32,),
+        "Transformer/encoder_norm/bias": (32,),
         "pre_logits/kernel": (32, 20),
+        "pre_logits/bias": (20,),
         "head/kernel": (20, 5),
+        "head/bias": (5,),
     }
-    assert {name: arrays[name].shape for name in shapes} == shapes
-    assert len(arrays.files) == 4 + 2 * 16 + 2 + 2 + 2
+    for number in range(depth):
+        block = f"Transformer/encoderblock_{number}"
+        for norm in ("LayerNorm_0", "LayerNorm_2"):
+            shapes |= {f"{block}/{norm}/scale": (32,), f"{block}/{norm}/bias": (32,)}
+        attention = f"{block}/MultiHeadDotProductAttention_1"
+        for part in ("query", "key", "value"):
+            shapes |= {f"{attention}/{part}/kernel": (32, 4, 8), f"{attention}/{part}/bias": (4, 8)}
+        shapes |= {f"{attention}/out/kernel": (4, 8, 32), f"{attention}/out/bias": (32,)}
+        shapes |= {f"{block}/MlpBlock_3/Dense_0/kernel": (32, 48), f"{block}/MlpBlock_3/Dense_0/bias": (48,)}
+        shapes |= {f"{block}/MlpBlock_3/Dense_1/kernel": (48, 32), f"{block}/MlpBlock_3/Dense_1/bias": (32,)}
+    return shapes
+
+
+def official_bit() -> dict[str, tuple[int, ...]]:
+    """Every tensor of BIT, of 5 classes, likewise: units of (block, unit, width before, width within)."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "resnet/root_block/standardized_conv2d/kernel": (7, 7, 3, 8),
+        "resnet/group_norm/gamma": (64,),
+        "resnet/group_norm/beta": (64,),
+        "resnet/head/conv2d/kernel": (1, 1, 64, 5),
+        "resnet/head/conv2d/bias": (5,),
+    }
+    for block, number, before, within in ((1, 1, 8, 8), (1, 2, 32, 8), (2, 1, 32, 16)):
+        unit, after = f"resnet/block{block}/unit{number:02d}", 4 * within
+        kernels = {"a": (1, 1, before, within), "b": (3, 3, within, within), "c": (1, 1, within, after)}
+        if number == 1:
+            kernels["a/proj"] = (1, 1, before, after)
+        shapes |= {f"{unit}/{part}/standardized_conv2d/kernel": kernel for part, kernel in kernels.items()}
+        for part, width in (("a", before), ("b", within), ("c", within)):
+            shapes |= {f"{unit}/{part}/group_norm/gamma": (width,), f"{unit}/{part}/group_norm/beta": (width,)}
+    return shapes
+
+
+@pytest.mark.parametrize(("model", "shapes"), [(PRE, official_vit(2)), (BIT, official_bit())], ids=["vit", "bit"])
+def test_every_official_name_shape_and_type(model: ModelConfig, shapes: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    arrays = np.load(written(tmp_path, model, "official"), allow_pickle=False)
+    assert {name: arrays[name].shape for name in arrays.files} == shapes
+    assert {arrays[name].dtype for name in arrays.files} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize(
