@@ -200,14 +200,23 @@ def test_fine_tunes_go_out_by_themselves(
     assert sorted(len(bundle["runs"]) for bundle in bundles) == [1] * 6
 
 
-def test_four_runs_on_two_cores_end(write_study: WriteStudy, tmp_path: Path) -> None:
-    """More worker groups than there is room for, and more than fit beside each other: they queue, nothing deadlocks."""
+def test_four_recipes_on_two_cores_end(write_study: WriteStudy, tmp_path: Path) -> None:
+    """More worker groups than there is room for, and more than fit beside each other: they queue, nothing deadlocks. Two
+    presets, one for small datasets, with and without mixup: four recipes are trained, and told apart.
+    """
 
     def change(content: dict) -> None:
         content["resources"] = {"bundle": "cell", "max_concurrent": 8}
-        content["pretrain"]["lengths"] = [{"steps": 2}]
+        content["pretrain"] |= {"lengths": [{"steps": 4}], "sizes": [128]}
+        del content["pretrain"]["models"][1], content["pretrain"]["recipe"]["resnet"]
+        content["pretrain"]["recipe"]["vit"] |= {"preset": ["micro_vit", "small_data"], "mixup": [0, 0.2]}
         del content["transfer"], content["probe"]
 
     done = run_study(write_study(change), tmp_path / "runs", env=clean_environment())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((tmp_path / "runs/runs").glob("*/result.json"))) == 4
+    frame = results.collect(tmp_path / "runs", "tiny")
+    assert set(frame["status"]) == {"DONE"}
+    recipes = {f"preset={preset} mixup={mixup}" for preset in ("micro_vit", "small_data") for mixup in ("0", "0.2")}
+    assert set(frame["recipe"]) == recipes
+    assert set(frame["variant"]) == {f"V16/8 {recipe}" for recipe in recipes}
+    assert frame["upstream_loss"].nunique() == 4
