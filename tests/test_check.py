@@ -14,8 +14,8 @@ from vitmodel.training.overfit import by_heart
 from vitmodel.variants import named_model
 
 
-def check(study: Path, storage: Path) -> tuple[int, list[str]]:
-    done = CliRunner().invoke(app, ["check", str(study), "--storage", str(storage)])
+def check(study: Path, storage: Path, steps: int = 300) -> tuple[int, list[str]]:
+    done = CliRunner().invoke(app, ["check", str(study), "--storage", str(storage), "--steps", str(steps)])
     return done.exit_code, [line for line in done.output.splitlines() if "loss" in line]
 
 
@@ -30,7 +30,7 @@ def test_what_learns_and_what_does_not(write_study: WriteStudy, tmp_path: Path) 
         content["pretrain"]["recipe"]["vit"]["lr"] = 1e-9
         content["pretrain"]["recipe"]["resnet"] |= {"optimizer": "sgd", "lr": 1e30, "grad_clip": 0.0}
 
-    code, lines = check(write_study(change), tmp_path / "runs")
+    code, lines = check(write_study(change), tmp_path / "runs", steps=30)
     assert code == 1
     assert all("does not learn" in line for line in lines)
     assert any("nan" in line or "inf" in line for line in lines if line.startswith("R4"))
