@@ -5,13 +5,16 @@
 
 Both sides do forward, cross-entropy, backward, clipping to norm 1 and fused AdamW in fp32, from the same weights on the
 same batches: their losses must agree, or the benchmark fails. Steps alternate in random order; the median step counts.
+The process runs with the allocator settings of our workers (vitmodel/allocator.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitmodel import allocator
 from vitmodel.config import Recipe, ViTConfig
 from vitmodel.models.build import build
 from vitmodel.training.engine import ensure_process_group, import_deepspeed, make_engine, make_optimizer
@@ -123,6 +127,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="for each comparison")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if not allocator.ENVIRONMENT.items() <= os.environ.items():  # read by the C library when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | allocator.ENVIRONMENT)
     torch.set_num_threads(arguments.threads)
     ensure_process_group()
     for batch in arguments.batches:

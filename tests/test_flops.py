@@ -53,6 +53,7 @@ AT_SIZES = [(model, 32) for model in MICRO] + [
     (CIFAR_RESNET, 33),
     (MICRO_HYBRID, 45),
     (named_model("Ti/16"), 224),
+    (named_model("Ti/2"), 32),  # Cordonnier et al. 2020: 2x2 patches
     (named_model("R50x1"), 97),
     (named_model("R26+S/32"), 384),
     (named_model("R+Ti/16"), 224),

@@ -312,6 +312,15 @@ def test_stochastic_depth_drops_whole_branches() -> None:
         build(MICRO_RESNET, 32, 7, stochastic_depth=0.1)
 
 
+@pytest.mark.parametrize("config", [CLS_VIT, CLS_HYBRID, MICRO_RESNET], ids=["vit", "hybrid", "resnet"])
+def test_dropout_is_for_training(config: ModelConfig) -> None:
+    plain, module, images = filled(config), filled(config, dropout=0.5), torch.randn(2, 3, 32, 32)
+    module.load_state_dict(plain.state_dict())
+    assert torch.equal(module.eval()(images), plain.eval()(images))
+    module.train()
+    assert not torch.equal(module(images), module(images)), "other units at every step"
+
+
 def test_batch_norm_is_torchs() -> None:
     ours, theirs, x = BatchNorm(4).double(), nn.BatchNorm2d(4).double(), torch.randn(5, 4, 3, 3, dtype=torch.double) * 3 + 1
     for _ in range(2):

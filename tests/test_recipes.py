@@ -39,6 +39,63 @@ AUGREG = {  # Steiner et al. 2021: RandAugment (layers, magnitude) and mixup
 }
 
 
+# Dosovitskiy et al. 2021, Tables 3 and 4: schedule, weight decay, dropout, and the rate of each model.
+PAPER = {
+    "vit_paper_jft": ("linear", 0.1, 0.0, {"B/32": 8e-4, "B/16": 8e-4, "L/32": 6e-4, "L/16": 4e-4, "H/14": 3e-4}),
+    "vit_paper_i21k": ("linear", 0.03, 0.1, {"B/16": 1e-3, "L/16": 1e-3}),
+    "vit_paper_imagenet": ("cosine", 0.3, 0.1, {"B/16": 3e-3, "L/16": 3e-3}),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_recipes(name: str) -> None:
+    schedule, weight_decay, dropout, rates = PAPER[name]
+    for variant, rate in rates.items():
+        recipe = resolve_recipe(name, named_model(variant), {})
+        found = (recipe.schedule, recipe.weight_decay, recipe.dropout, recipe.lr)
+        assert found == (schedule, weight_decay, dropout, rate)
+        assert (recipe.optimizer, recipe.batch_size, recipe.warmup, recipe.beta1, recipe.beta2) == (
+            "adamw",
+            4096,
+            10_000,
+            0.9,
+            0.999,
+        )
+    tune = resolve_recipe("vit_finetune", named_model("B/16"), {})
+    assert (tune.optimizer, tune.momentum, tune.batch_size, tune.weight_decay, tune.schedule) == (
+        "sgd",
+        0.9,
+        512,
+        0.0,
+        "cosine",
+    )
+    assert (tune.grad_clip, tune.lr in (0.003, 0.01, 0.03, 0.06)) == (1.0, True)
+
+
+def test_the_recipe_of_small_data_is_strongly_regularised() -> None:
+    recipe = resolve_recipe("small_data", named_model("S/16"), {})
+    assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing, recipe.stochastic_depth) == (0.8, 1.0, 0.1, 0.1)
+    assert (recipe.randaugment_layers, recipe.randaugment_magnitude) == (2, 9)
+    assert (recipe.weight_decay, recipe.ema, recipe.batch_size) == (0.3, 0.999, 512)
+
+
+def test_a_finer_grid_in_transfer(write_study: WriteStudy) -> None:
+    """`resolution` of the transfer, for a ViT and for a hybrid: their fine-tunes see larger images and count more FLOPs."""
+
+    def change(content: dict[str, Any]) -> None:
+        size = {"width": 16, "depth": 1, "mlp_dim": 32, "heads": 2}
+        hybrid = {"family": "hybrid", "variant": "H", "stages": [1, 1], "stem_width": 8, "groups": 2, **size}
+        content["pretrain"] |= {"models": [content["pretrain"]["models"][0], hybrid], "sizes": [128]}
+        content["pretrain"]["recipe"] = {"preset": "micro_vit", "batch_size": 32}
+        content["transfer"]["resolution"] = 48
+
+    for cell in plan_of(write_study(change)).cells:
+        assert cell.pretrain.config.image_size == 16
+        tunes = [run for run in cell.children if run.config.phase == "finetune"]
+        assert {run.config.image_size for run in tunes} == {48}
+        assert all(run.forward_flops > 3 * cell.pretrain.forward_flops for run in tunes)
+
+
 @pytest.mark.parametrize("name", AUGREG)
 def test_augreg(name: str) -> None:
     recipe = resolve_recipe(f"augreg_{name}", named_model("B/16"), {})

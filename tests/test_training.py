@@ -148,6 +148,8 @@ def test_finetune_and_probe_start_from_the_pretrained(digits: Path, tmp_path: Pa
     warm = train(digits, tmp_path / "warm", child, parent_weights=weights)[0]
     cold = train(digits, tmp_path / "cold", child)[0]
     assert warm["eval/loss"] < cold["eval/loss"]
+    finer = config(steps=16, phase="finetune", parent="p", image_size=24)
+    assert train(digits, tmp_path / "finer", finer, parent_weights=weights)[0]["eval/loss"] < cold["eval/loss"]
     assert not (tmp_path / "warm" / WEIGHTS_FILE).exists()
     probe = config(phase="probe", parent="p", shots=10, steps=0, recipe=None)
     result = train(digits, tmp_path / "probe", probe, parent_weights=weights)[0]
