@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -25,12 +26,20 @@ from vitmodel.data.verify import verify
 
 FRACTALS = FractalConfig(generate="fractals", classes=8, train=6500, val=100, image_size=16, points=128)
 
+SMALL = FRACTALS.model_copy(update={"train": 40, "val": 16})
+
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "fractals"
     pack(FRACTALS, root, processes=1)
     return root
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    """The packed dataset again, to be damaged."""
+    return shutil.copytree(packed, tmp_path / "fractals")
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -91,32 +100,28 @@ def test_cache_and_files_give_the_same(packed: Path, monkeypatch: pytest.MonkeyP
         assert np.array_equal(one.labels, other.labels)
 
 
-def test_verify_finds_a_flipped_byte(packed: Path, tmp_path: Path) -> None:
-    root = tmp_path / "fractals"
-    pack(FRACTALS, root)
-    assert verify(root) == []
-    path = root / "train-00001.tar"
+def test_verify_finds_a_flipped_byte(copy: Path) -> None:
+    assert verify(copy) == []
+    path = copy / "train-00001.tar"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert verify(root) == ["train-00001.tar: checksum differs"]
+    assert verify(copy) == ["train-00001.tar: checksum differs"]
 
 
 @pytest.mark.parametrize("damage", ["missing shard", "longer shard", "bad json", "no index"])
-def test_stale_and_missing_indexes(damage: str, tmp_path: Path) -> None:
-    root = tmp_path / "fractals"
-    pack(FRACTALS, root)
+def test_stale_and_missing_indexes(damage: str, copy: Path) -> None:
     match damage:
         case "missing shard":
-            (root / "val-00000.tar").unlink()
+            (copy / "val-00000.tar").unlink()
         case "longer shard":
-            (root / "val-00000.tar").open("ab").write(b"x")
+            (copy / "val-00000.tar").open("ab").write(b"x")
         case "bad json":
-            (root / "index.json").write_text("{")
+            (copy / "index.json").write_text("{")
         case "no index":
-            (root / "index.json").unlink()
+            (copy / "index.json").unlink()
     with pytest.raises(UserError, match="index"):
-        load_index(root)
+        load_index(copy)
 
 
 def test_a_foreign_folder_is_never_overwritten(packed: Path) -> None:
@@ -132,24 +137,22 @@ def test_half_a_pack_is_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("vitmodel.data.shards.finish_job", fail)
     with pytest.raises(OSError, match="disk full"):
-        pack(FRACTALS, tmp_path / "fractals", processes=1)
+        pack(SMALL, tmp_path / "fractals", processes=1)
     assert not (tmp_path / "fractals").exists()
     monkeypatch.undo()
-    pack(FRACTALS, tmp_path / "fractals", processes=1)  # what is left is taken up, and nothing of it stays
+    pack(SMALL, tmp_path / "fractals", processes=1)  # what is left is taken up, and nothing of it stays
     assert [path.name for path in tmp_path.iterdir()] == ["fractals"]
 
 
-def test_a_broken_image_is_named(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tmp_path / "fractals"
-    pack(FRACTALS, root)
-    member = np.load(root / "val-00000.npy")[3]
-    path = root / "val-00000.tar"
+def test_a_broken_image_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    member = np.load(copy / "val-00000.npy")[3]
+    path = copy / "val-00000.tar"
     data = bytearray(path.read_bytes())
     data[member["offset"] + 60 : member["offset"] + member["bytes"]] = bytes(member["bytes"] - 60)
     path.write_bytes(data)
     monkeypatch.setattr("vitmodel.data.kept.AUTO_BYTES", 0)
     with pytest.raises(UserError, match=f"val-00000.tar: sample 3 at byte {member['offset']}"):
-        Dataset(root, "val", 16).read(np.array([3]))
+        Dataset(copy, "val", 16).read(np.array([3]))
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:

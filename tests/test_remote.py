@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,7 +19,6 @@ import fsspec
 import numpy as np
 import pytest
 from conftest import ROOT
-from moto.server import ThreadedMotoServer
 
 from vitmodel.config import UserError
 from vitmodel.data.generated import FractalConfig
@@ -125,6 +125,8 @@ def test_the_same_images_as_from_the_folder(packed: Path, tmp_path: Path, fault:
 @pytest.fixture
 def bucket(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The dataset in an S3-like store on this machine."""
+    from moto.server import ThreadedMotoServer  # here: processes that tests start import this file, too
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -203,7 +205,7 @@ def test_without_room_members_are_read_by_range(packed: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("fault", ["404", "hang", "cut"])
 def test_a_shard_that_never_comes_is_named(packed: Path, tmp_path: Path, fault: str) -> None:
     with serving(packed, lambda number, path: fault if path == "/train-00001.tar" else "") as (url, _):
-        dataset = Dataset(url, "train", 8, reading=reading(tmp_path))
+        dataset = Dataset(url, "train", 8, reading=replace(reading(tmp_path), patience=replace(QUICK, attempts=2)))
         assert len(dataset.read(np.array([0]))) == 1
         started = time.monotonic()
         with pytest.raises(UserError, match=rf"{url}/train-00001.tar: sample 2048 at byte \d+"):
