@@ -270,6 +270,17 @@ def test_sizes_are_nested_and_balanced(tmp_path: Path) -> None:
         assert counts.max() - counts.min() <= 1
 
 
+def test_progress_counts_the_images_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitmodel.data.shards.SHARD_SAMPLES", 20)
+    seen: list[tuple[int, int]] = []
+    source = datafiles.idx_folder(tmp_path / "mnist", train=60)
+    index = pack(config(source, "idx"), tmp_path / "out", processes=1, report=lambda *counts: seen.append(counts))
+    written = [done for done, _ in seen]
+    assert written == sorted(set(written))
+    assert seen[-1] == (70, 70)
+    assert len(seen) >= len(index.splits["train"].shards)
+
+
 KILL = """
 import sys, time
 from pathlib import Path
