@@ -11,6 +11,7 @@ The process runs with the allocator settings of our workers (vitmodel/allocator.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import statistics
@@ -131,8 +132,11 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | allocator.ENVIRONMENT)
     torch.set_num_threads(arguments.threads)
     ensure_process_group()
+    sides: dict[str, Step] = {}
     for batch in arguments.batches:
         for stage in arguments.stages:
+            sides.clear()
+            gc.collect()  # the engines before: their clean-up imports, and must not begin within an import
             sides = {"bare": bare(batch), "ours": as_we_configure_it(batch, stage)}
             if arguments.as_shipped:
                 sides["as shipped"] = as_shipped(batch, stage)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitmodel.config import Recipe, ViTConfig
 from vitmodel.models.build import build
-from vitmodel.training.engine import ensure_process_group, full_weights, make_engine, make_optimizer, zero_settings
+from vitmodel.training.engine import end_engine, ensure_process_group, full_weights, make_engine, make_optimizer, zero_settings
 
 MODEL = ViTConfig(family="vit", variant="v", width=32, depth=2, mlp_dim=64, heads=2, patch=4)
 RECIPE = Recipe(
@@ -96,3 +96,17 @@ def test_a_bad_gradient_is_told(stage: int, bad: float) -> None:
 def test_buckets_are_no_larger_than_the_model() -> None:
     module = build(MODEL, 16, 10, seed=0)
     assert zero_settings(module, 2)["reduce_bucket_size"] == sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_an_ended_engine_does_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory may be collected within an import, and what DeepSpeed would do then imports."""
+    from deepspeed.module_inject import auto_ep_comm
+
+    calls: list[object] = []
+    monkeypatch.setattr(auto_ep_comm, "destroy_exchanges", calls.append)
+    ensure_process_group()
+    engine = make_engine(build(MODEL, 16, 10, seed=0), RECIPE, micro_batch=12, workers=1, zero_stage=0)
+    end_engine(engine)
+    assert len(calls) == 1
+    engine.__del__()
+    assert len(calls) == 1

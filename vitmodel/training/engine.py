@@ -122,6 +122,14 @@ def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers:
     return engine
 
 
+def end_engine(engine: Any) -> None:
+    """DeepSpeed's clean-up, once. It would do it again when the engine's memory is collected, be that within an import: it
+    imports, and Python 3.11 fails where one import begins at such a point of another.
+    """
+    engine.destroy()
+    engine.destroy = lambda: None
+
+
 def zero_settings(module: nn.Module, stage: int) -> dict[str, Any]:
     """DeepSpeed's `zero_optimization` for this module. Chosen by bench/deepspeed_overhead.py.
 

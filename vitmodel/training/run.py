@@ -25,7 +25,7 @@ from vitmodel.training.averaging import averaged_statistics, synchronise_average
 from vitmodel.training.checkpoint import Writer
 from vitmodel.training.context import CHECKPOINTS, Context, eval_split, skipped, train_split
 from vitmodel.training.control import Control
-from vitmodel.training.engine import device, ensure_process_group, full_weights, make_engine
+from vitmodel.training.engine import device, end_engine, ensure_process_group, full_weights, make_engine
 from vitmodel.training.evaluate import evaluate, features, mean_scores
 from vitmodel.training.guard import StallGuard
 from vitmodel.training.loop import DivergedError, Metrics, TrainJob, fixed_batch_loss, train
@@ -64,15 +64,17 @@ def _train(config: RunConfig, context: Context, guard: StallGuard, worker: int, 
     dataset = train_split(config, context)
     job = _job(config, context, dataset, worker, workers)
     engine = make_engine(module, job.recipe, micro_batch=context.micro_batch, workers=workers, zero_stage=context.zero_stage)
-    guard.beat()
-    start_step, train_seconds = _train_on(job, engine, context, guard.beat)
-    if job.recipe.ema:
-        use_average(engine)  # what is evaluated and kept
-    if config.phase == "pretrain":
-        _keep_weights(config, engine, context.folder / WEIGHTS_FILE, worker)
-    held_out = eval_split(config, context)
-    result = _evaluate(job, engine, held_out, guard.beat)
-    engine.destroy()
+    try:
+        guard.beat()
+        start_step, train_seconds = _train_on(job, engine, context, guard.beat)
+        if job.recipe.ema:
+            use_average(engine)  # what is evaluated and kept
+        if config.phase == "pretrain":
+            _keep_weights(config, engine, context.folder / WEIGHTS_FILE, worker)
+        held_out = eval_split(config, context)
+        result = _evaluate(job, engine, held_out, guard.beat)
+    finally:
+        end_engine(engine)
     if not math.isfinite(result["eval/loss"]):  # the last step's gradient
         raise DivergedError(config.steps, None)
     missed = skipped(context, dataset, held_out, worker, workers)
