@@ -16,7 +16,7 @@ from vitmodel.config import Recipe, RunConfig, Supervised
 from vitmodel.data.order import Batch
 from vitmodel.data.reader import Dataset, Reading
 from vitmodel.models.build import build_for_training
-from vitmodel.training.engine import ensure_process_group, make_engine, set_learning_rate
+from vitmodel.training.engine import end_engine, ensure_process_group, make_engine, set_learning_rate
 from vitmodel.training.loop import TrainJob, train_step
 from vitmodel.training.objectives import make_objective
 
@@ -88,5 +88,5 @@ def overfit(config: RunConfig, data_root: Path | str, *, images: int, steps: int
         first = loss if step == 1 else first
         if not math.isfinite(loss) or loss <= share * first:
             break
-    engine.destroy()
+    end_engine(engine)
     return Overfit(first_loss=first, last_loss=loss, steps=step, target=share * first)
