@@ -145,31 +145,37 @@ def test_a_file_that_is_damaged_or_cut_is_never_decoded(kind: str) -> None:
             decode(bad, read_header(bad))
 
 
-def png(raw: bytes, side: int, *, interlaced: bool = False, more: tuple[bytes, bytes] | None = None) -> bytes:
-    """An RGB PNG of these filtered rows."""
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, interlaced)), *([more] if more else [])]
+def png(
+    raw: bytes, side: int, channels: int = 3, *, interlaced: bool = False, more: tuple[bytes, bytes] | None = None
+) -> bytes:
+    """A grey or RGB PNG of these filtered rows."""
+    colours = {1: 0, 3: 2}[channels]
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, colours, 0, 0, interlaced)), *([more] if more else [])]
     parts += [(b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     chunks = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("side", [SMALL_PIXELS, SMALL_PIXELS + 1])  # each is another decoder's
-def test_png_of_any_size_is_decoded_alike_and_strictly(side: int) -> None:
+def test_png_of_any_size_is_decoded_alike_and_strictly(side: int, channels: int) -> None:
     random = np.random.default_rng(side)
     for filter_ in range(5):  # of the rows
-        raw = b"".join(bytes([filter_]) + random.bytes(side * 3) for _ in range(side))
-        for more in (None, (b"gAMA", struct.pack(">I", 45455)), (b"tRNS", struct.pack(">3H", 1, 2, 3))):
-            data = png(raw, side, more=more)
+        raw = b"".join(bytes([filter_]) + random.bytes(side * channels) for _ in range(side))
+        for more in (None, (b"gAMA", struct.pack(">I", 45455)), (b"tRNS", struct.pack(f">{channels}H", *range(channels)))):
+            data = png(raw, side, channels, more=more)
             expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
             assert np.array_equal(decode(data, read_header(data)), expected)
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]  # Adam7
     shapes = [(len(range(y, side, down)), len(range(x, side, right))) for x, y, right, down in passes]
-    rows = [bytes(1) + random.bytes(width * 3) for height, width in shapes for _ in range(height)]
-    interlaced = png(b"".join(rows), side, interlaced=True)
-    assert np.array_equal(decode(interlaced, read_header(interlaced)), np.asarray(Image.open(io.BytesIO(interlaced))))
+    rows = [bytes(1) + random.bytes(width * channels) for height, width in shapes for _ in range(height)]
+    interlaced = png(b"".join(rows), side, channels, interlaced=True)
+    assert np.array_equal(
+        decode(interlaced, read_header(interlaced)), np.asarray(Image.open(io.BytesIO(interlaced)).convert("RGB"))
+    )
     for bad in (raw[: len(raw) // 2], b"\x09" + raw[1:], b""):  # rows missing, no such filter, nothing: in a whole file
         with pytest.raises(DecodeError):
-            decode(png(bad, side), read_header(png(bad, side)))
+            decode(data := png(bad, side, channels), read_header(data))
 
 
 def test_limits_are_seen_in_the_header() -> None:
