@@ -32,7 +32,8 @@ from vitmodel.training.engine import ensure_process_group, import_deepspeed, mak
 MICRO = ViTConfig(family="vit", variant="micro/8", width=96, depth=6, mlp_dim=384, heads=3, patch=8)
 IMAGE, CLASSES = 32, 1000
 BATCHES = 8
-SAME_LOSS = 1e-5  # relative, over the steps of one comparison
+SAME_LOSS, COMPARED = 2e-6, 300  # relative, over so many steps; AdamW enlarges rounding: two bare loops, one of them started
+# one unit in the last place off, part by 4e-7 in 400 steps and by 3e-4 in 450
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -114,7 +115,7 @@ def compare(sides: dict[str, Step], batch: int, seconds: float) -> dict[str, flo
             loss = sides[name](images[number % BATCHES], labels[number % BATCHES])
             times[name].append(time.perf_counter() - started)
             losses[name] = float(loss)
-        if max(losses.values()) - min(losses.values()) > SAME_LOSS * max(losses.values()):
+        if number < COMPARED and max(losses.values()) - min(losses.values()) > SAME_LOSS * max(losses.values()):
             raise SystemExit(f"losses part at step {number}: {losses}")
         number += 1
     return {name: statistics.median(values[len(values) // 10 :]) for name, values in times.items()}

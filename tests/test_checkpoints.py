@@ -174,8 +174,9 @@ def test_the_average_of_the_weights_goes_on_with_another_number_of_workers(
     alone(averaged(), tmp_path, digits)
     assert min(alone(averaged(), folder, digits)) > AVERAGED_STOP
     whole, resumed = (load_file(path / WEIGHTS_FILE) for path in (tmp_path, folder))
-    for name, value in whole.items():  # 1e-3: the bound of the issue; two workers and one add up in another order for 80 steps
-        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-3)
+    # The order of addition alone: 16 others (micro-batches, threads, stages) part by 5e-7 to 6e-6 after these 80 steps.
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=5e-5)
     (manifest,) = (path / "manifest.json" for path in complete_checkpoints(folder / "checkpoints")[-1:])
     assert "average" in json.loads(manifest.read_text())["optimizer"]["kinds"]
     alone(averaged(ema=0.0), tmp_path / "raw", digits)
