@@ -23,11 +23,11 @@ from orchestrator.budget import Group
 from orchestrator.plan import Plan
 from orchestrator.planning.planview import run_facts
 from orchestrator.planning.runs import Bundle, Cell
-from orchestrator.records.claim import session_of
+from orchestrator.records.claim import is_driven, session_of
 from orchestrator.running import elastic, janitor
 from orchestrator.secrets import as_named, redact
 from orchestrator.spec import variables_of
-from orchestrator.store import STOP_FILE, State, Store, read_json, write_json
+from orchestrator.store import STOP_FILE, LeaseHeldError, State, Store, read_json, write_json
 from orchestrator.studyfile.schema import Study
 from vitmodel import allocator
 
@@ -81,6 +81,7 @@ def launch(study: Study, plan: Plan, bundles: list[Bundle], slots: dict[Group, i
     from ray import tune
 
     folder = store.study(study.name)
+    session = session_of(folder)
     shutil.rmtree(folder / "bundles", ignore_errors=True)
     scratch = store.root / "ray" / f"{study.name}-{time.time_ns()}"
     configs = {}
@@ -107,6 +108,8 @@ def launch(study: Study, plan: Plan, bundles: list[Bundle], slots: dict[Group, i
     for error in ended:
         said = redact(error.strip().splitlines()[-1], variables_of(study))
         logging.getLogger(__name__).error("bundle ended early: %s", said)
+    if not is_driven(folder, session):
+        raise LeaseHeldError("another driver has taken the study over")
     mark_unfinished(tuple(cell for bundle in bundles for cell in bundle.cells), store, read_json(folder / STOP_FILE))
 
 

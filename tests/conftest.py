@@ -13,6 +13,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from orchestrator.launch import bundle_payload
+from orchestrator.prepare import Prepared
+from orchestrator.store import write_json
+from vitmodel.data.shards import pack
+
 ROOT = Path(__file__).parents[1]
 CLUSTERS = {
     "test_study",
@@ -121,6 +126,29 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
     started = Pairs(tmp_path_factory.mktemp("pairs"))
     yield started
     started.end()
+
+
+def bundle_of(prepared: Prepared) -> dict[str, Any]:
+    """The payload of a planned study's only bundle, its data packed."""
+    for name, spec in prepared.file.study.datasets.items():
+        pack(spec, Path(prepared.plan.datasets[name]))
+    write_json(prepared.store.study(prepared.file.study.name) / "plan.json", prepared.data)
+    (bundle,) = prepared.bundles
+    return bundle_payload(prepared.file.study, prepared.plan, bundle, prepared.store)
+
+
+def groups_of_two(jobs: list[tuple[dict[str, Any], dict[str, str]]], folder: Path) -> tuple[list[list[list[int]]], str]:
+    """Bundles worked through by groups of two without Ray, with mishaps: each group's exit codes by bundle, what was said."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/bundle_worker.py"), str(folder / "jobs.json")],
+        env={**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")], done.stderr[-5000:]
 
 
 def run_study(study: Path, storage: Path, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:

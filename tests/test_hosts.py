@@ -1,4 +1,4 @@
-"""More than one host, and what dies there: hosts out of network namespaces, a cable pulled, a controller and a driver killed.
+"""More than one host, and what dies there: hosts out of network namespaces, a cable pulled, controllers and drivers killed.
 
 Every broken study must end with the rows and the losses of the unbroken one.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +18,17 @@ import hostlab
 import pandas as pd
 import psutil
 import pytest
-from conftest import ROOT, TINY, clean_environment, run_study, study_command
+from conftest import ROOT, TINY, bundle_of, clean_environment, groups_of_two, study_command
 from hostlab import RAY, Host
 from ruamel.yaml import YAML
 from test_study import curves, outcomes
 
+from orchestrator.prepare import prepare
 from orchestrator.running.interfaces import interface_of
-from orchestrator.store import Store
+from orchestrator.store import Store, write_json
 
 pytestmark = pytest.mark.timeout(600)
+STEPS = 1000
 RUN_OF_TWO = {"workers": 2, "cpus_per_worker": 1, "checkpoint": {"every": "50 steps"}}
 QUICK_TO_NOTICE = {  # Ray gives a silent host up after 25 s by default
     "RAY_health_check_period_ms": "1000",
@@ -39,7 +42,7 @@ def study_file(folder: Path) -> Path:
     content = YAML().load(TINY)
     content["resources"] = RUN_OF_TWO
     content["on_failure"] = {"retries": {"failures": 5, "pause_seconds": 0}}
-    content["pretrain"].update(sizes=[128], models=content["pretrain"]["models"][:1], lengths=[{"steps": 800}])
+    content["pretrain"].update(sizes=[128], models=content["pretrain"]["models"][:1], lengths=[{"steps": STEPS}])
     del content["transfer"]
     with (folder / "tiny.yaml").open("w") as file:
         YAML().dump(content, file)
@@ -48,35 +51,77 @@ def study_file(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(file, storage) of the study, run once without a hitch."""
+    """(file, storage) of the study, done once by two processes without a hitch and without Ray."""
     folder = tmp_path_factory.mktemp("unbroken")
-    done = run_study(study_file(folder), folder / "runs", env=clean_environment())
-    assert done.returncode == 0, done.stdout + done.stderr
+    prepared = prepare(study_file(folder), str(folder / "runs"))
+    groups_of_two([(bundle_of(prepared), {})], folder)
     return folder / "tiny.yaml", folder / "runs"
 
 
-def test_kill_9_of_a_controller(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
-    """Its workers go, what they held is free again, the study goes on: on a cluster of ours there is no dashboard to help."""
-    study, reference = unbroken
-    driver = start(study, tmp_path / "runs")
-    await_checkpoint(tmp_path / "runs", driver)
+def test_one_study_through_the_ends_of_a_controller_and_of_two_drivers(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
+    """kill -9 of a controller, kill -9 of the driver, and a driver that is taken over: each leaves nothing behind, and the same
+    command goes on. On a cluster of ours there is no dashboard to help."""
+    (study, reference), storage = unbroken, tmp_path / "runs"
+    driver = start(study, storage)
+    strangers = clients_of(driver)
+    await_checkpoint(storage, driver)
     (controller,) = named(psutil.Process(driver.pid).children(recursive=True), "TrainController")
     workers = named(psutil.Process(driver.pid).children(recursive=True), "RayTrainWorker")
     assert len(workers) == 2
+    said = [client.communicate(timeout=60)[0] for client in strangers]
+    assert [client.returncode for client in strangers] == [0, 1], said
+    assert "authentication" in said[1].lower(), "who has no token stays outside"
     controller.kill()
     within(10, lambda: alive(workers))
-    assert_ends_like(driver, tmp_path / "runs", reference)
 
-
-def test_kill_9_of_the_driver_leaves_no_process(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
-    driver = start(unbroken[0], tmp_path / "runs")
-    await_checkpoint(tmp_path / "runs", driver)
-    family = psutil.Process(driver.pid).children(recursive=True)
-    agents = named(family, "ray::DashboardAgent") + named(family, "ray::RuntimeEnvAgent")  # of Ray itself; these take longer
+    await_checkpoint(storage, driver)
+    family = family_of(driver)
     assert named(family, "RayTrainWorker")
     driver.kill()
-    within(10, lambda: alive([process for process in family if process not in agents]))
+    within(10, lambda: alive(family))
     driver.wait()
+
+    driver = start(study, storage)
+    await_checkpoint(storage, driver)
+    family = family_of(driver)
+    taken_over = {"token": "another's", "host": "elsewhere", "pid": 1, "time": time.time() - 3600}
+    write_json(storage / "studies/tiny/lease.json", taken_over)
+    said = driver.communicate(timeout=60)[0]
+    assert driver.returncode == 5
+    assert "another driver has taken the study over" in said
+    within(10, lambda: alive(family))
+
+    assert_ends_like(start(study, storage), storage, reference)
+    assert Store(storage).run(pretrain_of(storage)).attempts() >= 4
+
+
+def clients_of(driver: subprocess.Popen[str]) -> list[subprocess.Popen[str]]:
+    """Two processes that call the private cluster of this driver: with its token, and without."""
+    deadline = time.monotonic() + 120
+    while not (nodes := named(psutil.Process(driver.pid).children(recursive=True), "raylet/raylet")):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    address = next(part.partition("=")[2] for part in nodes[0].cmdline() if part.startswith("--gcs-address="))
+    asks = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).get_all_node_info(timeout=20)"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": nodes[0].environ()["RAY_AUTH_TOKEN"]}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", asks, address],
+            env={**clean_environment(), **mode},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for mode in (token, {"RAY_AUTH_MODE": "disabled"})
+    ]
+
+
+def family_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All processes that a driver has started, but for two of Ray itself, which take longer."""
+    family = psutil.Process(driver.pid).children(recursive=True)
+    agents = named(family, "ray::DashboardAgent") + named(family, "ray::RuntimeEnvAgent")
+    return [process for process in family if process not in agents]
 
 
 def test_gloo_talks_through_the_interface_that_ray_uses() -> None:
@@ -104,16 +149,28 @@ def cluster() -> Iterator[tuple[list[Host], dict[str, str]]]:
         yield hosts, {**environment, "RAY_ADDRESS": at}
 
 
-def test_a_host_is_cut_off(cluster: tuple[list[Host], dict[str, str]], unbroken: tuple[Path, Path], tmp_path: Path) -> None:
-    """A run of two workers on two hosts loses one of them, and goes on with the third."""
-    (hosts, environment), (study, reference) = cluster, unbroken
-    driver = start(study, tmp_path / "runs", hosts[0], environment)
-    await_checkpoint(tmp_path / "runs", driver)
+def test_a_host_is_cut_off_the_driver_is_killed_and_the_host_comes_back(
+    cluster: tuple[list[Host], dict[str, str]], unbroken: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A run of two workers on two hosts loses one of them, and goes on with the third; then its driver dies, and the same
+    command goes on. The host that was away is back by then: what still ran there is gone."""
+    (hosts, environment), (study, reference), storage = cluster, unbroken, tmp_path / "runs"
+    driver = start(study, storage, hosts[0], environment)
+    await_checkpoint(storage, driver)
     busy = [host for host in hosts[1:] if named(on_host(host), "RayTrainWorker")]
     assert len(busy) == 2, "the workers of one run are on two hosts"
     busy[1].cut()
-    assert_ends_like(driver, tmp_path / "runs", reference)
-    assert Store(tmp_path / "runs").run(pretrain_of(tmp_path / "runs")).attempts() > 1
+    left_behind = named(on_host(busy[1]), "RayTrainWorker")
+    run = Store(storage).run(pretrain_of(storage))
+    await_checkpoint(storage, driver)
+    assert run.attempts() > 1
+    workers = [process for host in hosts for process in named(on_host(host), "RayTrainWorker")]
+    driver.kill()
+    driver.wait()
+    busy[1].mend()
+    within(10, lambda: alive([process for process in workers if process not in left_behind]))
+    assert_ends_like(start(study, storage, hosts[0], environment), storage, reference)
+    within(10, lambda: alive(left_behind))
 
 
 def ray_start(host: Host, environment: dict[str, str], *options: str) -> None:
@@ -138,12 +195,16 @@ def pretrain_of(storage: Path) -> str:
 
 
 def await_checkpoint(storage: Path, driver: subprocess.Popen[str]) -> None:
-    """Until the training is under way and has something to go on from."""
-    deadline = time.monotonic() + 240
-    while not list((storage / "runs").glob("pretrain-*/checkpoints/step-*/COMPLETE")):
+    """Until the training has got further than it was: a new checkpoint to go on from."""
+    before, deadline = checkpoints(storage), time.monotonic() + 240
+    while not checkpoints(storage) - before:
         assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def checkpoints(storage: Path) -> set[str]:
+    return {path.parent.name for path in storage.glob("runs/pretrain-*/checkpoints/step-*/COMPLETE")}
 
 
 def named(processes: list[psutil.Process], title: str) -> list[psutil.Process]:

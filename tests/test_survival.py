@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Change, WriteStudy, clean_environment, study_writer
+from conftest import ROOT, Change, WriteStudy, bundle_of, clean_environment, groups_of_two, study_writer
 
 from orchestrator import launch, results, worker
 from orchestrator.planning.runs import Bundle
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.records.attempts import Attempt, End, Next, attempts_of, next_attempt
 from orchestrator.running.elastic import fitting, sizes
-from orchestrator.store import State, Store, write_json
+from orchestrator.store import RunFolder, State, Store, write_json
+from orchestrator.study import OVER_BUDGET
 from orchestrator.studyfile.endurance import Checkpoint, Retries
-from vitmodel.data.shards import pack
 from vitmodel.training import loop
+from vitmodel.training.checkpoint import complete_checkpoints
 from vitmodel.training.guard import STALLED_EXIT
 
 F, K, P, M, S, X = End.FAILURE, End.KILLED, End.PREEMPTION, End.OOM, End.STALL, End.FINAL
-BUNDLE_WORKER = ROOT / "tests/bundle_worker.py"
 BUDGETS = Retries(failures=2, preemptions=3, oom=2, stalls=1, pause_seconds=5.0)
 
 
@@ -91,11 +91,7 @@ def one_cell(content: dict[str, Any]) -> None:
 def make_bundle(write_study: WriteStudy, storage: Path, change: Change) -> tuple[Prepared, dict[str, Any]]:
     """A planned study with its data, and the payload of its only bundle."""
     prepared = prepare(write_study(change), str(storage))
-    for name, spec in prepared.file.study.datasets.items():
-        pack(spec, Path(prepared.plan.datasets[name]))
-    write_json(prepared.store.study("tiny") / "plan.json", prepared.data)
-    (bundle,) = prepared.bundles
-    return prepared, launch.bundle_payload(prepared.file.study, prepared.plan, bundle, prepared.store)
+    return prepared, bundle_of(prepared)
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
@@ -217,6 +213,46 @@ def test_a_gradient_that_is_no_number_is_seen_where_the_loss_is_still_one(
     assert frame["attempts"]["pretrain"] == 1, "it would diverge again"
 
 
+def limited(write_study: WriteStudy, limit: str, seconds: float) -> Path:
+    """A pretraining that takes longer than planned, for which somebody pays a GPU and has set a limit."""
+
+    def change(content: dict[str, Any]) -> None:
+        one_cell(content)
+        del content["transfer"]
+        model = {**content["pretrain"]["models"][0], "width": 96, "depth": 4, "patch": 4}
+        content["pretrain"].update(models=[model], sizes=[256], lengths=[{"steps": 300}])
+        content["pretrain"]["recipe"]["vit"]["batch_size"] = 128
+        content["resources"] = {"gpus_per_worker": 1, "cpus_per_worker": 1, "checkpoint": {"every": "1 h"}}
+        content["budget"] = {limit: seconds / 3600}
+
+    return write_study(change)
+
+
+@pytest.mark.parametrize("limit", ["wall_hours", "gpu_hours"])
+def test_a_limit_ends_the_command_with_4_and_keeps_the_run(limit: str, write_study: WriteStudy, tmp_path: Path) -> None:
+    """The run under way saves and stops soon after the limit, and is no failure."""
+    seconds = {"wall_hours": 4.0, "gpu_hours": 1.8}[limit]
+    (run,) = prepare(limited(write_study, limit, seconds), str(tmp_path / "runs")).plan.runs
+    folder = Store(tmp_path / "runs").run(run.run_id)
+    while not folder.attempts():  # until the limit falls into the run, not before it
+        seconds *= 2
+        study = limited(write_study, limit, seconds)
+        command = [sys.executable, str(ROOT / "tests/without_ray.py"), str(study), str(tmp_path / "runs")]
+        environment = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == OVER_BUDGET, done.stdout + done.stderr
+        assert f"stopping: {'wall-clock limit' if limit == 'wall_hours' else 'limit'} of" in done.stdout
+    assert folder.state() is State.BUDGET
+    (ended,) = attempts_of(folder)
+    assert ended.end is End.STOPPED
+    step = int(ended.reason.rpartition(" ")[2])
+    (path,) = complete_checkpoints(folder.path / "checkpoints")
+    assert path.name.startswith(f"step-{step:09d}"), "it goes on from there"
+    assert 0 < step < 300
+    if limit == "gpu_hours":
+        assert folder.spent()[0] > seconds, "one GPU, so many seconds"
+
+
 # --- two workers, processes of their own ---------------------------------------------------------------------------
 
 
@@ -253,19 +289,8 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Groups:
         ({**second, "session": "ours"}, {pretrain: "taken over"}),
         ({**second, "session": "another's"}, {}),
     ]
-    (tmp / "jobs.json").write_text(json.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, str(BUNDLE_WORKER), str(tmp / "jobs.json")],
-        env={**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    return Groups(
-        mishaps=mishaps, after_mishaps=codes[0], taken=taken, after_taken=codes[1], then=codes[2], said=done.stderr[-5000:]
-    )
+    codes, said = groups_of_two(jobs, tmp)
+    return Groups(mishaps=mishaps, after_mishaps=codes[0], taken=taken, after_taken=codes[1], then=codes[2], said=said)
 
 
 def test_a_notice_and_a_stall_of_one_worker_are_survived_by_all(groups: Groups) -> None:

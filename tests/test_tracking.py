@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, WriteStudy, clean_environment
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from orchestrator.cli import app
 from orchestrator.records.cursor import Cursor
-from orchestrator.store import State, Store, write_json
+from orchestrator.store import RunFolder, State, Store, write_json
 from orchestrator.tracking import Follower, tracking_uri
 
 
@@ -197,6 +199,43 @@ def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path) -
         started = time.monotonic()
         assert not follower.finish([], {}, seconds=3)
         assert time.monotonic() - started < 5
+
+
+def test_a_server_that_hangs_through_a_study(write_study: WriteStudy, tmp_path: Path) -> None:
+    """It takes connections and never answers: the command ends within 30 s of its last run, `sync` sends it all, once."""
+    storage = tmp_path / "runs"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+
+        def change(content: dict[str, Any]) -> None:
+            content["pretrain"].update(sizes=[128], models=content["pretrain"]["models"][:1])
+            del content["transfer"]
+            content["tracking"] = {"mlflow": f"http://127.0.0.1:{port}"}
+
+        study = write_study(change)
+        command = [sys.executable, str(ROOT / "tests/without_ray.py"), str(study), str(storage)]
+        environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        ended = time.time()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "MLflow was away; `vitscale sync` sends what is missing" in done.stdout
+    results = [json.loads(path.read_text()) for path in storage.glob("runs/*/result.json")]
+    assert len(results) == 2
+    assert ended - max(result["finished"] for result in results) < 30
+    server = start_server(port, tmp_path)
+    try:
+        client = MlflowClient(f"http://127.0.0.1:{port}")
+        for _ in range(2):
+            sync = CliRunner().invoke(app, ["sync", str(study), "--storage", str(storage)])
+            assert sync.exit_code == 0, sync.output
+            runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+            assert sorted(run.data.tags["phase"] for run in runs) == ["pretrain", "probe", "study"]
+            assert {run.info.status for run in runs} == {"FINISHED"}
+            (pretrain,) = (run.info.run_id for run in runs if run.data.tags["phase"] == "pretrain")
+            (folder,) = map(RunFolder, storage.glob("runs/pretrain-*"))
+            assert loss_curve(client, pretrain) == [(entry["step"], entry["train/loss"]) for entry in folder.metrics()]
+    finally:
+        stop(server)
 
 
 def test_noting_a_run_does_not_write_all_of_them(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""What a test starts in place of `python -m orchestrator.study`: the whole command, but the runs are done in its own process.
+
+without_ray.py STUDY STORAGE      (the machine is taken to have one GPU, which only costs: workers of a study may ask for it)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator import launch, study, worker
+from orchestrator.plan import Plan
+from orchestrator.planning.runs import Bundle
+from orchestrator.store import Store
+from orchestrator.studyfile.schema import Study
+
+
+@contextmanager
+def session() -> Iterator[list[dict[str, float]]]:
+    yield [{"CPU": 2.0, "GPU": 1.0}]
+
+
+def work(study: Study, plan: Plan, bundles: list[Bundle], slots: object, store: Store) -> None:
+    for bundle in bundles:
+        worker.work(launch.bundle_payload(study, plan, bundle, store))
+
+
+if __name__ == "__main__":
+    os.environ["RAY_ADDRESS"] = "none"  # so that what the machine has is asked of the session
+    launch.ray_session, launch.launch = session, work  # type: ignore[assignment]
+    sys.exit(study.run(Path(sys.argv[1]), storage=sys.argv[2]))
