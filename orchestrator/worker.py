@@ -28,6 +28,7 @@ from orchestrator.secrets import expand_environment, redact
 from orchestrator.store import STOP_FILE, RunFolder, State, Store, number_of, read_json
 from orchestrator.studyfile.endurance import Retries
 from vitmodel.config import RunConfig, UserError
+from vitmodel.data.badsamples import AwayError
 from vitmodel.data.reader import Reading
 from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.context import CHECKPOINTS, Context
@@ -174,7 +175,8 @@ def kind_of(error: Exception) -> End:
     """Whether an error may not come again, comes again for certain, or speaks of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return End.OOM  # on a CPU it is a plain RuntimeError of its allocator
-    return End.FINAL if isinstance(error, UserError | CheckpointMismatchError) else End.FAILURE
+    is_certain = isinstance(error, UserError | CheckpointMismatchError) and not isinstance(error, AwayError)
+    return End.FINAL if is_certain else End.FAILURE
 
 
 def _ignore(line: dict[str, Any]) -> None:

@@ -8,15 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from orchestrator.launch import bundle_payload
-from orchestrator.prepare import Prepared
-from orchestrator.store import write_json
-from vitmodel.data.shards import pack
+if TYPE_CHECKING:
+    from orchestrator.prepare import Prepared
 
 ROOT = Path(__file__).parents[1]
 CLUSTERS = {
@@ -130,6 +128,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
 
 def bundle_of(prepared: Prepared) -> dict[str, Any]:
     """The payload of a planned study's only bundle, its data packed."""
+    from orchestrator.launch import bundle_payload
+    from orchestrator.store import write_json
+    from vitmodel.data.shards import pack
+
     for name, spec in prepared.file.study.datasets.items():
         pack(spec, Path(prepared.plan.datasets[name]))
     write_json(prepared.store.study(prepared.file.study.name) / "plan.json", prepared.data)

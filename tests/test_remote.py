@@ -21,6 +21,7 @@ import pytest
 from conftest import ROOT
 
 from vitmodel.config import UserError
+from vitmodel.data.badsamples import AwayError
 from vitmodel.data.generated import FractalConfig
 from vitmodel.data.index import load_index, read_index
 from vitmodel.data.nodecache import NodeCache
@@ -208,9 +209,25 @@ def test_a_shard_that_never_comes_is_named(packed: Path, tmp_path: Path, fault: 
         dataset = Dataset(url, "train", 8, reading=replace(reading(tmp_path), patience=replace(QUICK, attempts=2)))
         assert len(dataset.read(np.array([0]))) == 1
         started = time.monotonic()
-        with pytest.raises(UserError, match=rf"{url}/train-00001.tar: sample 2048 at byte \d+"):
+        with pytest.raises(UserError, match=rf"{url}/train-00001.tar: sample 2048 at byte \d+") as caught:
             dataset.read(np.array([2048]))
+        assert isinstance(caught.value, AwayError) == (fault != "404"), "what is gone does not come back"
         assert time.monotonic() - started < 15
+
+
+def test_a_store_that_was_away_is_asked_again_by_the_next_run(packed: Path, tmp_path: Path) -> None:
+    """What could not be had is no decoded image, and no bad one either: the process that met it keeps neither."""
+    away = [True]
+    with serving(packed, lambda number, path: "cut" if away and path.endswith(".tar") else "") as (url, _):
+        keeping = replace(reading(tmp_path), cache="auto")
+        with pytest.raises(AwayError, match=r"sample 0 at byte \d+ \(member \?\) is no readable image"):
+            Dataset(url, "train", 8, 100, reading=keeping)
+        skipping = Dataset(url, "train", 8, 100, reading=replace(keeping, skip_up_to=0.1))
+        with pytest.raises(AwayError, match=r"11 of 100 samples are bad, 10 may be skipped"):
+            skipping.read(np.arange(100))
+        away.clear()
+        found = Dataset(url, "train", 8, 100, reading=keeping)
+        assert np.array_equal(found.read(np.arange(100)), Dataset(packed, "train", 8).read(np.arange(100)))
 
 
 @pytest.mark.parametrize(

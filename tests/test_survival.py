@@ -18,9 +18,11 @@ from orchestrator.planning.runs import Bundle
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.records.attempts import Attempt, End, Next, attempts_of, next_attempt
 from orchestrator.running.elastic import fitting, sizes
-from orchestrator.store import RunFolder, State, Store, write_json
+from orchestrator.store import State, Store, write_json
 from orchestrator.study import OVER_BUDGET
 from orchestrator.studyfile.endurance import Checkpoint, Retries
+from vitmodel.config import UserError
+from vitmodel.data.badsamples import AwayError
 from vitmodel.training import loop
 from vitmodel.training.checkpoint import complete_checkpoints
 from vitmodel.training.guard import STALLED_EXIT
@@ -66,6 +68,11 @@ def test_a_micro_batch_divides_the_share_and_ends_at_one() -> None:
     assert following(9, 18).micro_batch == 3
     assert following(2, 18).micro_batch == 1
     assert following(1, 18).failure is State.FAILED
+
+
+def test_what_comes_again_is_not_tried_again() -> None:
+    assert worker.kind_of(UserError("no image")) is End.FINAL
+    assert worker.kind_of(AwayError("the store did not answer")) is End.FAILURE
 
 
 def test_intervals_of_time_or_steps() -> None:

@@ -15,7 +15,11 @@ from vitmodel.config import UserError
 
 BAD_FILE = "bad_samples.jsonl"
 
-Record = dict[str, Any]  # split, sample, url, member, offset, reason
+Record = dict[str, Any]  # split, sample, url, member, offset, reason, away: whether its store did not answer
+
+
+class AwayError(UserError):
+    """More samples than may be skipped could not be had, because their store did not answer: later it may."""
 
 
 class BadSamples:
@@ -62,7 +66,8 @@ class BadSamples:
         last = max(self._records.values(), key=lambda record: record["sample"])
         many = f"; {len(self._records)} of {self.size} samples are bad, {self.limit} may be skipped" if self.limit else ""
         where = f"sample {last['sample']} at byte {last['offset']} (member {last['member']})"
-        raise UserError(f"{where} is no readable image: {last['reason']}{many}", file=last["url"])
+        kind = AwayError if any(record.get("away") for record in self._records.values()) else UserError
+        raise kind(f"{where} is no readable image: {last['reason']}{many}", file=last["url"])
 
 
 def append(path: Path, records: list[Record]) -> None:

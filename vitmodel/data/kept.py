@@ -35,5 +35,6 @@ def kept(key: tuple[object, ...], size: int, side: int, room_bytes: int, fill: F
         had, images = images, np.empty((size, side, side, 3), dtype=np.uint8)
         images[: len(had)] = had
         records = records | fill(images, len(had))
-    _kept[key] = (images, records)
+    if not any(record["away"] for record in records.values()):  # else the next run asks the store again
+        _kept[key] = (images, records)
     return images[:size], {sample: record for sample, record in records.items() if sample < size}

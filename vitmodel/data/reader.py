@@ -28,7 +28,7 @@ from vitmodel.data.index import load_index
 from vitmodel.data.kept import automatic_bytes, kept
 from vitmodel.data.nodecache import NodeCache
 from vitmodel.data.order import Batch, Ints, Order
-from vitmodel.data.remote import Patience, is_url
+from vitmodel.data.remote import Patience, RemoteError, is_url
 from vitmodel.data.splitfiles import Place, SplitFiles
 
 FETCHES = 8  # shards that are copied to this node at the same time
@@ -201,7 +201,13 @@ class Dataset:
 
     def _record(self, sample: int, place: Place, error: Exception) -> Record:
         where = {"url": self.files.url(place.shard), "member": self.files.name_of(place), "offset": place.offset}
-        return {"split": self.bad.split, "sample": sample, **where, "reason": str(error)}
+        return {
+            "split": self.bad.split,
+            "sample": sample,
+            **where,
+            "reason": str(error),
+            "away": isinstance(error, RemoteError),
+        }
 
     def _keep(self, room: int) -> tuple[Images, dict[int, Record]]:
         """All images, decoded once a process, and the bad ones among them."""
