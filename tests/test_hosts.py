@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import hostlab
@@ -20,6 +19,7 @@ import psutil
 import pytest
 from conftest import ROOT, TINY, bundle_of, clean_environment, groups_of_two, study_command
 from hostlab import RAY, Host
+from processes import alive, family_of, named, within
 from ruamel.yaml import YAML
 from test_study import curves, outcomes
 
@@ -58,9 +58,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "tiny.yaml", folder / "runs"
 
 
-def test_one_study_through_the_ends_of_a_controller_and_of_two_drivers(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
-    """kill -9 of a controller, kill -9 of the driver, and a driver that is taken over: each leaves nothing behind, and the same
-    command goes on. On a cluster of ours there is no dashboard to help."""
+def test_one_study_through_the_ends_of_a_controller_and_of_its_driver(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
+    """kill -9 of a controller, and a driver that another has taken over from: each leaves nothing behind, and the same command
+    goes on. On a cluster of ours there is no dashboard to help, and who has no token stays outside."""
     (study, reference), storage = unbroken, tmp_path / "runs"
     driver = start(study, storage)
     strangers = clients_of(driver)
@@ -70,29 +70,22 @@ def test_one_study_through_the_ends_of_a_controller_and_of_two_drivers(unbroken:
     assert len(workers) == 2
     said = [client.communicate(timeout=60)[0] for client in strangers]
     assert [client.returncode for client in strangers] == [0, 1], said
-    assert "authentication" in said[1].lower(), "who has no token stays outside"
+    assert "authentication" in said[1].lower()
     controller.kill()
     within(10, lambda: alive(workers))
 
     await_checkpoint(storage, driver)
     family = family_of(driver)
     assert named(family, "RayTrainWorker")
-    driver.kill()
-    within(10, lambda: alive(family))
-    driver.wait()
-
-    driver = start(study, storage)
-    await_checkpoint(storage, driver)
-    family = family_of(driver)
     taken_over = {"token": "another's", "host": "elsewhere", "pid": 1, "time": time.time() - 3600}
     write_json(storage / "studies/tiny/lease.json", taken_over)
-    said = driver.communicate(timeout=60)[0]
+    end = driver.communicate(timeout=60)[0]
     assert driver.returncode == 5
-    assert "another driver has taken the study over" in said
+    assert "another driver has taken the study over" in end
     within(10, lambda: alive(family))
 
     assert_ends_like(start(study, storage), storage, reference)
-    assert Store(storage).run(pretrain_of(storage)).attempts() >= 4
+    assert Store(storage).run(pretrain_of(storage)).attempts() >= 3
 
 
 def clients_of(driver: subprocess.Popen[str]) -> list[subprocess.Popen[str]]:
@@ -115,13 +108,6 @@ def clients_of(driver: subprocess.Popen[str]) -> list[subprocess.Popen[str]]:
         )
         for mode in (token, {"RAY_AUTH_MODE": "disabled"})
     ]
-
-
-def family_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """All processes that a driver has started, but for two of Ray itself, which take longer."""
-    family = psutil.Process(driver.pid).children(recursive=True)
-    agents = named(family, "ray::DashboardAgent") + named(family, "ray::RuntimeEnvAgent")
-    return [process for process in family if process not in agents]
 
 
 def test_gloo_talks_through_the_interface_that_ray_uses() -> None:
@@ -207,32 +193,9 @@ def checkpoints(storage: Path) -> set[str]:
     return {path.parent.name for path in storage.glob("runs/pretrain-*/checkpoints/step-*/COMPLETE")}
 
 
-def named(processes: list[psutil.Process], title: str) -> list[psutil.Process]:
-    """Ray's processes of this kind of actor."""
-    return [process for process in processes if process.is_running() and title in " ".join(process.cmdline())]
-
-
-def alive(processes: list[psutil.Process]) -> list[str]:
-    """Titles of those that still run."""
-    found = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()) or f"{process.pid}, on its way out")
-    return found
-
-
 def on_host(host: Host) -> list[psutil.Process]:
     found = subprocess.run([hostlab.IP, "netns", "pids", host.namespace], capture_output=True, text=True, check=True)
     return [psutil.Process(int(pid)) for pid in found.stdout.split()]
-
-
-def within(seconds: float, remaining: Callable[[], list[str]]) -> None:
-    """Until nothing remains."""
-    deadline = time.monotonic() + seconds
-    while left := remaining():
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
 
 
 def assert_ends_like(driver: subprocess.Popen[str], storage: Path, reference: Path) -> None:

@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import WriteStudy, clean_environment, run_study, study_command
 from mlflow import MlflowClient
+from processes import alive, family_of, named, within
 from ruamel.yaml import YAML
 
 from orchestrator import results
@@ -130,7 +132,10 @@ def test_kill_9_of_two_drivers_and_the_same_command_again(
             assert second.returncode == 5
             assert f"driver {driver.pid}" in second.stderr
         await_files(driver, storage / "runs", f"*/{pattern}", wanted)
+        family = family_of(driver)
+        assert named(family, "RayTrainWorker")
         os.kill(driver.pid, signal.SIGKILL)
+        within(10, partial(alive, family))
         driver.wait()
         assert len(list((storage / "runs").glob("*/result.json"))) < 16
     done = run_study(study, storage, env=clean_environment())
