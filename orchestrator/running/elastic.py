@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.planning.runs import Bundle
 from orchestrator.records.attempts import LONGEST_PAUSE_SECONDS
+from orchestrator.records.claim import is_driven
 from orchestrator.store import State, Store, read_json, write_json
 
 LOOK_SECONDS = 5.0  # between two looks for room
@@ -55,7 +56,7 @@ def fitting(sizes: list[int], free: int) -> int:
 
 def _unfinished(payload: dict[str, Any]) -> bool:
     store = Store(Path(payload["storage"]))
-    return any(
+    return is_driven(store.study(payload["study"]), payload["session"]) and any(
         store.run(item["run_id"]).state() in (State.PLANNED, State.RUNNING) or _is_new(store, payload, item["run_id"])
         for item in payload["runs"]
     )
