@@ -133,11 +133,11 @@ def test_kill_9_of_two_drivers_and_the_same_command_again(
             assert f"driver {driver.pid}" in second.stderr
         await_files(driver, storage / "runs", f"*/{pattern}", wanted)
         family = family_of(driver)
-        assert named(family, "RayTrainWorker")
+        assert wanted != 2 or named(family, "RayTrainWorker")
         os.kill(driver.pid, signal.SIGKILL)
-        within(10, partial(alive, family))
         driver.wait()
         assert len(list((storage / "runs").glob("*/result.json"))) < 16
+        within(10, partial(alive, family))
     done = run_study(study, storage, env=clean_environment())
     assert done.returncode == 0, done.stdout + done.stderr
     pd.testing.assert_frame_equal(outcomes(storage), outcomes(reference))
