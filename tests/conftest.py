@@ -32,10 +32,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (`-n`): a file stays in one process; clusters come one after the other, and first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("clusters" if item.path.stem in CLUSTERS else item.path.stem))
+    """What starts clusters first: it takes longest, and waits for much, while others use the cores."""
     items.sort(key=lambda item: item.path.stem not in CLUSTERS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side (`-n`): a file stays in one process, and what starts clusters is one after the other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            stem = Path(nodeid.partition("::")[0]).stem
+            return "clusters" if stem in CLUSTERS else stem
+
+    return FileScheduling(config, log)
 
 
 TINY = """\
