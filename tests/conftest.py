@@ -17,15 +17,12 @@ if TYPE_CHECKING:
     from orchestrator.prepare import Prepared
 
 ROOT = Path(__file__).parents[1]
-CLUSTERS = {
+CLUSTERS = {  # what starts Ray with its usual ports, or looks at them, or takes long
+    "test_doctor",
     "test_study",
     "test_hosts",
     "test_elastic",
     "test_survival",
-    "test_job",
-    "test_secrets",
-    "test_init",
-    "test_far_data",
 }
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes side by side share the cores
