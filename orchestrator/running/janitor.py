@@ -46,9 +46,8 @@ def remove_abandoned() -> int:
 
     job = bytes.fromhex(ray.get_runtime_context().get_job_id())
     found = 0
-    for (
-        serialized
-    ) in state._connect_and_get_accessor().get_placement_group_table():  # `placement_group_table` hides the creator
+    table = state._connect_and_get_accessor().get_placement_group_table()  # `placement_group_table` hides the creator
+    for serialized in table:
         group = Group.FromString(serialized)
         if ray.ActorID(group.creator_actor_id).is_nil():  # the driver's own, which Ray counts as those of a dead actor
             continue

@@ -60,9 +60,8 @@ class Writer:
         """`is_current`: whether this attempt may still leave checkpoints; asked before each is completed."""
         self._is_current = is_current
         self._folder, self._keep, self._worker, self._workers = folder, keep, worker, workers
-        self._token = _from_first([uuid.uuid4().hex[:8]], workers)[
-            0
-        ]  # no late writer of a dead attempt shares a folder with us
+        # No late writer of a dead attempt shares a folder with us.
+        (self._token,) = _from_first([uuid.uuid4().hex[:8]], workers)
         self._host: dict[str, Tensor] = {}  # the copies, used again: fresh memory costs more than the copy itself
         self._thread: threading.Thread | None = None
         self._cancelled = threading.Event()
