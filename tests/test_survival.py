@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from orchestrator import launch, results, worker
 from orchestrator.planning.runs import Bundle
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.records.attempts import Attempt, End, Next, attempts_of, next_attempt
+from orchestrator.running import elastic
 from orchestrator.running.elastic import fitting, sizes
-from orchestrator.store import State, Store, write_json
+from orchestrator.store import State, Store, read_json, write_json
 from orchestrator.study import OVER_BUDGET
 from orchestrator.studyfile.endurance import Checkpoint, Retries
 from vitmodel.config import UserError
@@ -347,3 +349,37 @@ def test_only_sizes_that_give_the_exact_batch(write_study: WriteStudy, tmp_path:
     assert str(planned.group) == "2 to 9 x 1 CPU"
     assert [fitting([2, 4, 8], free) for free in (1, 2, 3, 7, 8, 100)] == [0, 2, 2, 4, 8, 8]
     assert Store(tmp_path / "runs").root == prepared.store.root
+
+
+def test_a_group_that_is_slow_to_start_is_not_sent_back(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is about to take still counts as free: room for one, and one free, are not room for two."""
+
+    def change(content: dict[str, Any]) -> None:
+        one_cell(content)
+        content["resources"] = {"workers": {"min": 1, "max": 2}}
+
+    prepared, bundle = make_bundle(write_study, tmp_path / "runs", change)
+    runs, resize = [prepared.store.run(item["run_id"]) for item in bundle["runs"]], Path(bundle["resize"])
+    monkeypatch.setattr(elastic, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(elastic, "_free_workers", lambda payload: 1)
+    asked = []
+
+    def start(workers: int) -> int:
+        time.sleep(0.3)
+        asked.append(resize.exists())  # nothing has begun: no word of more room
+        for run in runs:
+            run.begin({})
+        deadline = time.monotonic() + 10
+        while not resize.exists():  # now one free is one more
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        asked.append(read_json(resize))
+        for run in runs:
+            run.finish({})
+        return 1
+
+    assert elastic.run(bundle, start) == 1
+    assert asked == [False, {"workers": 2}]
+    assert not resize.exists()

@@ -34,8 +34,8 @@ def run(payload: dict[str, Any], start: Callable[[int], int]) -> int:
     while _unfinished(payload):
         workers = _wait_for_room(payload)
         over = threading.Event()
-        if workers < payload["sizes"][-1]:
-            threading.Thread(target=_watch_for_room, args=(payload, workers, over), name="elastic", daemon=True).start()
+        watch = threading.Thread(target=_watch_for_room, args=(payload, workers, over), name="elastic", daemon=True)
+        watch.start()
         try:
             executed += start(workers)
         except Exception:  # Ray Train raises its own; how the runs' attempts ended stands in the store
@@ -45,6 +45,7 @@ def run(payload: dict[str, Any], start: Callable[[int], int]) -> int:
             time.sleep(min(2.0**failures, LONGEST_PAUSE_SECONDS))  # also until the cluster knows what died
         finally:
             over.set()
+            watch.join()  # what it asked of this group is not to reach the next
             Path(payload["resize"]).unlink(missing_ok=True)
     return executed
 
@@ -76,11 +77,23 @@ def _wait_for_room(payload: dict[str, Any]) -> int:
 
 
 def _watch_for_room(payload: dict[str, Any], workers: int, over: threading.Event) -> None:
-    """Ask a group to go on larger, when there is room for a larger one beside what it holds."""
-    while not over.wait(LOOK_SECONDS):
+    """Ask a group to go on larger, when there is room for a larger one beside what it holds.
+
+    Not before it has begun an attempt: until then what it is about to take still counts as free, and a group that takes long
+    to start would be sent back again and again.
+    """
+    begun = _attempts(payload)
+    while workers < payload["sizes"][-1] and not over.wait(LOOK_SECONDS):
+        if _attempts(payload) == begun:
+            continue
         larger = fitting(payload["sizes"], workers + _free_workers(payload))
         if larger > workers and read_json(Path(payload["resize"])) is None:
             write_json(Path(payload["resize"]), {"workers": larger})
+
+
+def _attempts(payload: dict[str, Any]) -> int:
+    store = Store(Path(payload["storage"]))
+    return sum(store.run(item["run_id"]).attempts() for item in payload["runs"])
 
 
 def _free_workers(payload: dict[str, Any]) -> int:
