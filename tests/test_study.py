@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import WriteStudy, clean_environment, run_study, study_command
+from conftest import WriteStudy, clean_environment, run_study, study_command, study_writer
 from mlflow import MlflowClient
 from processes import alive, family_of, named, within
 from ruamel.yaml import YAML
@@ -22,6 +22,7 @@ from orchestrator import results
 from orchestrator.store import Store
 
 pytestmark = pytest.mark.timeout(600)
+LENGTHS = [{"epochs": 25}]
 
 
 def outcomes(storage: Path, study: str = "tiny") -> pd.DataFrame:
@@ -39,12 +40,9 @@ def curves(storage: Path) -> dict[str, list[tuple[float, float]]]:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
-    """The tiny study, run once without a hitch: (file, storage, what it said)."""
-    from conftest import TINY
-
+    """The tiny study, long enough to be killed in the middle, run once without a hitch: (file, storage, what it said)."""
     folder = tmp_path_factory.mktemp("unbroken")
-    study = folder / "tiny.yaml"
-    study.write_text(TINY)
+    study = study_writer(folder)(lambda content: content["pretrain"].update(lengths=LENGTHS))
     done = run_study(study, folder / "runs", env=clean_environment())
     return study, folder / "runs", done
 
@@ -121,17 +119,12 @@ def test_another_study_shares_the_runs(unbroken: tuple[Path, Path, subprocess.Co
 def test_kill_9_of_two_drivers_and_the_same_command_again(
     unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """Killed early, when trainings are under way, and late, when many are done; a second driver beside a live one exits 5."""
+    """Killed early, when trainings are under way, and late, when many are done."""
     study, reference, _ = unbroken
     storage = tmp_path / "runs"
     for results_wanted in (0, 7):
         begun = len(list((storage / "runs").glob("*/metrics-*.jsonl")))
         driver = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
-        if not results_wanted:
-            await_files(driver, storage, "studies/tiny/lease.json", 1)
-            second = run_study(study, storage, env=clean_environment())
-            assert second.returncode == 5
-            assert f"driver {driver.pid}" in second.stderr
         await_files(driver, storage / "runs", "*/metrics-*.jsonl", begun + 2)
         family = family_of(driver)  # now: it takes as long as several of these runs
         assert named(family, "RayTrainWorker")
@@ -148,6 +141,19 @@ def test_kill_9_of_two_drivers_and_the_same_command_again(
     runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id], max_results=1000)
     assert len(runs) == 17
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_second_live_driver_exits_5(write_study: WriteStudy, tmp_path: Path) -> None:
+    study, storage = write_study(), tmp_path / "runs"
+    first = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
+    try:
+        await_files(first, storage, "studies/tiny/lease.json", 1)
+        second = run_study(study, storage, env=clean_environment())
+        assert second.returncode == 5
+        assert f"driver {first.pid}" in second.stderr
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
 
 
 def await_files(driver: subprocess.Popen[bytes], folder: Path, pattern: str, wanted: int) -> None:
@@ -194,6 +200,7 @@ def test_fine_tunes_go_out_by_themselves(
 
     def change(content: dict) -> None:
         content["resources"] = {"bundle": "run"}
+        content["pretrain"]["lengths"] = LENGTHS
         content["pretrain"]["sizes"], content["transfer"]["epochs"] = [128], [1]
         content["pretrain"]["recipe"]["resnet"] |= {"optimizer": "sgd", "lr": 1e30, "grad_clip": 0.0, "warmup": 0.0}
 
