@@ -9,7 +9,6 @@ import typer
 from orchestrator.commands.options import Storage, StudyPath
 from orchestrator.planning.runs import Run
 from orchestrator.prepare import make_datasets, prepare, refuse_missing_indexes
-from vitmodel.config import Supervised
 
 app = typer.Typer()
 
@@ -42,6 +41,5 @@ def _one_of_a_kind(runs: tuple[Run, ...]) -> dict[str, Run]:
     kinds: dict[str, Run] = {}
     for run in runs:
         if run.config.phase == "pretrain":
-            objective = "" if isinstance(run.config.objective, Supervised) else f" {run.config.objective.kind}"
-            kinds.setdefault(f"{run.variant}{objective}", run)
+            kinds.setdefault(run.model_name, run)
     return kinds

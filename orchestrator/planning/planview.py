@@ -7,7 +7,6 @@ from typing import Any
 
 from orchestrator.plan import Plan
 from orchestrator.planning.runs import Bundle, Run
-from vitmodel.config import SUPERVISED
 
 WEIGHT_BYTES, CHECKPOINT_BYTES = 4, 12  # a parameter, in fp32: as it is kept; with the optimizer's two moments
 
@@ -117,7 +116,7 @@ def plan_as_text(plan: Plan, bundles: list[Bundle], done: int) -> str:
         is_import = run.config.phase == "import"
         rows.append(
             (
-                run.variant + (f" {run.config.objective.kind}" if run.config.objective != SUPERVISED else ""),
+                run.model_name,
                 f"{run.params / 1e6:.4g}M",
                 "unknown" if is_import else f"{run.config.data.size:,}",
                 run.length,

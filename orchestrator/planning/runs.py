@@ -32,15 +32,19 @@ class Run:
         return self.config.steps * (self.config.recipe.batch_size if self.config.recipe else 0)
 
     @property
+    def model_name(self) -> str:
+        """The variant, with its objective where that is not supervised."""
+        return self.variant + ("" if isinstance(self.config.objective, Supervised) else f" {self.config.objective.kind}")
+
+    @property
     def label(self) -> str:
         """Short and readable: what a person calls this run."""
         if self.config.phase == "import":
             return f"import {self.variant} from {self.config.data.name}"
         kind = {"pretrain": self.length, "finetune": f"{self.epochs:g} epochs", "probe": f"{self.config.shots} shots"}
         size = f" {self.config.data.size:,}" if self.config.phase == "pretrain" else ""
-        what = "" if isinstance(self.config.objective, Supervised) else f" {self.config.objective.kind}"
         own = f" {self.recipe}" if self.recipe and self.config.phase == "finetune" else ""
-        return f"{self.config.phase} {self.variant}{what} {self.config.data.name}{size} {kind[self.config.phase]}{own}"
+        return f"{self.config.phase} {self.model_name} {self.config.data.name}{size} {kind[self.config.phase]}{own}"
 
 
 @dataclass(frozen=True, kw_only=True)
