@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"    # a job's `python` is the one that Ray was started with
+export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-120}" # a driver that is told to stop lets every run save
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
     (umask 077 && mkdir -p "$(dirname "$RAY_AUTH_TOKEN_PATH")" &&

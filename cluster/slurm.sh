@@ -3,14 +3,16 @@
 #
 #   sbatch --nodes=4 --time=24:00:00 cluster/slurm.sh studies/scaling.yaml
 #
-# Run it from the repository, on a file system that all nodes share; the study's storage must lie there, too. Submit the same
-# line again (or let --requeue do it) and the study goes on. The job's exit code is the study's.
+# Run it from the repository, on a file system that all nodes share; the study's storage must lie there, too. Three minutes before
+# its time is over every run saves, and the job queues again; so does a preempted one. The same line again goes on, too.
+# The job's exit code is the study's.
 #SBATCH --job-name=vitscale
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 #SBATCH --gpus-per-node=8
 #SBATCH --requeue
+#SBATCH --signal=B:USR1@180
 #SBATCH --open-mode=append
 #SBATCH --output=vitscale-%j.log
 set -euo pipefail
@@ -21,6 +23,7 @@ cd "${SLURM_SUBMIT_DIR:?run me with sbatch}"
 # One job, one cluster, one token: in the home folder, which all nodes see, for its owner alone, gone with the job.
 umask 077
 scratch="$HOME/.ray/slurm-$SLURM_JOB_ID"
+rm -rf "$scratch" # a job that was queued again has the same number
 mkdir -p "$scratch"
 trap 'rm -rf "$scratch"' EXIT
 python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$scratch/token"
@@ -31,11 +34,18 @@ mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 address=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname -I | awk '{print $1}')
 head="$address:$((20000 + SLURM_JOB_ID % 10000))" # outside of Ray's worker ports, 10002 to 19999
 
+# Before the end of its time Slurm sends USR1 to this script alone. bash sees it between two commands, or in `wait`.
+is_over=
+trap 'is_over=yes; python -m orchestrator.cli stop "$@" || true' USR1
+
 # symmetric-run returns 0 where Ray did not start: the mark tells whether the study was begun.
-code=0
 # shellcheck disable=SC2016 # $0 and $@ are those of the inner shell
 srun --kill-on-bad-exit=0 ray symmetric-run --address "$head" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --dashboard-host=127.0.0.1 --disable-usage-stats -- \
-    env RAY_ADDRESS="$head" sh -c 'touch "$0" && exec python -m orchestrator.study "$@"' "$scratch/begun" "$@" || code=$?
+    env RAY_ADDRESS="$head" sh -c 'touch "$0" && exec python -m orchestrator.study "$@"' "$scratch/begun" "$@" &
+step=$!
+code=0
+while wait "$step" || code=$?; kill -0 "$step" 2> /dev/null; do code=0; done # a signal ends `wait`, not the step
 [ -e "$scratch/begun" ] || { echo "Ray did not start on all nodes" >&2; exit 3; }
+[ -z "$is_over" ] || [ "$code" = 0 ] || scontrol requeue "$SLURM_JOB_ID"
 exit "$code"

@@ -2,6 +2,7 @@
 # Join this machine to a cluster whose head runs elsewhere; needs the head's token at the same place.
 #
 #   cluster/worker.sh HEAD:6379 [further options of `ray start`]
+#   RAY_AUTH_MODE=token .venv/bin/python cluster/leave.py now      before it goes away: what trains on it saves first
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"

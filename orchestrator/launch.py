@@ -25,6 +25,7 @@ from orchestrator.planning.planview import run_facts
 from orchestrator.planning.runs import Bundle, Cell
 from orchestrator.records.claim import is_driven, session_of
 from orchestrator.running import elastic, janitor
+from orchestrator.running.room import nodes_of_cluster
 from orchestrator.secrets import as_named, redact
 from orchestrator.spec import variables_of
 from orchestrator.store import STOP_FILE, LeaseHeldError, State, Store, read_json, write_json
@@ -40,6 +41,7 @@ RAY_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -71,7 +73,7 @@ def ray_session() -> Iterator[list[dict[str, float]]]:
         settings |= {"address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
     ray.init(runtime_env={"env_vars": variables}, **settings)
     try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield nodes_of_cluster()
     finally:
         ray.shutdown()
 

@@ -45,6 +45,10 @@ class State(StrEnum):
     STALLED = "STALLED"
     SKIPPED = "SKIPPED"
     BUDGET = "BUDGET"
+    STOPPED = "STOPPED"  # by hand; it goes on where it was
+
+
+SAVES = (State.BUDGET, State.STOPPED)  # reasons for a study to stop that reach runs under way: they save first
 
 
 class LeaseHeldError(Exception):
@@ -68,6 +72,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def ask_to_stop(study: Path, state: State, reason: str) -> bool:
+    """Leave word that a study is to stop, for what is then not done in this state. False where it has been left before."""
+    path = study / STOP_FILE
+    if path.exists():
+        return False
+    write_json(path, {"state": state, "reason": reason})
+    return True
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     read -> plan -> (refuse | print | go on) -> prepare data -> launch -> collect -> report
 
-Exit codes: 0 all runs done; 1 some failed, diverged or were skipped; 2 the user's error, said before anything runs;
+Exit codes: 0 all runs done; 1 some failed, diverged, were skipped or stopped; 2 the user's error, said before anything runs;
 3 the cluster never offered what a run needs; 4 the budget is spent; 5 another live driver holds this study.
 """
 
@@ -112,6 +112,7 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
     from orchestrator.following.follow import Follow
     from orchestrator.launch import launch, ray_session
     from orchestrator.running.room import NoClusterError, concurrency, wait_for_room
+    from orchestrator.running.signals import stopping
 
     study, store = prepared.file.study, prepared.store
     console = Console(highlight=False)
@@ -131,7 +132,7 @@ def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
                 room = wait_for_room(prepared.plan, nodes, study.resources.wait_minutes)
                 slots = concurrency(cells, study, room)
                 bundles = [b for b in make_bundles(cells, slots, study.resources.bundle) if prepared.has_open_run(b.runs)]
-                with follow.in_background(bundles, slots, len(room)):
+                with follow.in_background(bundles, slots, len(room)), stopping(follow.stop):
                     launch(study, prepared.plan, bundles, slots, store)
         except NoClusterError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from orchestrator.secrets import expand_environment, names_in, redact
 from orchestrator.store import RunFolder, State, Store, read_json
 
 BATCH = 500  # metrics a request; MLflow takes at most 1000
-ENDED = {State.DONE: "FINISHED", State.PLANNED: "RUNNING", State.RUNNING: "RUNNING"}  # others: FAILED
+ENDED = {State.DONE: "FINISHED", State.PLANNED: "RUNNING", State.RUNNING: "RUNNING", State.STOPPED: "KILLED"}  # others: FAILED
 BACK_OFF_SECONDS = (1.0, 60.0)
 
 PLACEMENT = ("workers", "cpus_per_worker", "gpus_per_worker", "zero_stage")  # what `mlflowrows` reads costs with

@@ -25,7 +25,7 @@ from orchestrator.records.claim import Claim, is_driven
 from orchestrator.records.curve import origin_line
 from orchestrator.records.resultfile import result_of
 from orchestrator.secrets import expand_environment, redact
-from orchestrator.store import STOP_FILE, RunFolder, State, Store, number_of, read_json
+from orchestrator.store import SAVES, STOP_FILE, RunFolder, State, Store, number_of, read_json
 from orchestrator.studyfile.endurance import Retries
 from vitmodel.config import RunConfig, UserError
 from vitmodel.data.badsamples import AwayError
@@ -216,7 +216,7 @@ def _context(
 
 
 def _asked_to_stop(store: Store, bundle: dict[str, Any]) -> Callable[[], bool]:
-    """Whether a limit is reached, or the group is to go on with another number of workers. Worker 0 asks for all."""
+    """Whether the study is to stop, or the group is to go on with another number of workers. Worker 0 asks for all."""
     asked = [time.monotonic()]
 
     def ask() -> bool:
@@ -224,7 +224,7 @@ def _asked_to_stop(store: Store, bundle: dict[str, Any]) -> Callable[[], bool]:
             return False
         asked[0] = time.monotonic()
         stop = read_json(store.study(bundle["study"]) / STOP_FILE)
-        return bool(stop and stop["state"] == State.BUDGET) or _is_to_resize(bundle)
+        return bool(stop and State(stop["state"]) in SAVES) or _is_to_resize(bundle)
 
     return ask
 

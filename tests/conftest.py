@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from orchestrator.prepare import Prepared
 
 ROOT = Path(__file__).parents[1]
-CLUSTERS = {  # what starts Ray with its usual ports, or looks at them, or takes long
-    "test_doctor",
-    "test_study",
-    "test_hosts",
-    "test_elastic",
-    "test_survival",
+CHAINS = {  # what takes long, in two chains; what uses Ray's usual ports, or looks at them, is in one
+    "test_elastic": "usual ports",
+    "test_survival": "usual ports",
+    "test_doctor": "usual ports",
+    "test_study": "studies",
+    "test_hosts": "studies",
 }
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes side by side share the cores
@@ -30,18 +30,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts clusters first: it takes longest, and waits for much, while others use the cores."""
-    items.sort(key=lambda item: item.path.stem not in CLUSTERS)
+    items.sort(key=lambda item: item.path.stem not in CHAINS)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Side by side (`-n`): a file stays in one process, and what starts clusters is one after the other."""
+    """Side by side (`-n`): a file stays in one process, and so does a chain."""
     from xdist.scheduler import LoadScopeScheduling
 
     class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             stem = Path(nodeid.partition("::")[0]).stem
-            return "clusters" if stem in CLUSTERS else stem
+            return CHAINS.get(stem, stem)
 
     return FileScheduling(config, log)
 

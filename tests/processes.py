@@ -20,7 +20,12 @@ def family_of(driver: subprocess.Popen[Any]) -> list[psutil.Process]:
 
 def named(processes: list[psutil.Process], title: str) -> list[psutil.Process]:
     """Ray's processes of this kind of actor."""
-    return [process for process in processes if process.is_running() and title in " ".join(process.cmdline())]
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def alive(processes: list[psutil.Process]) -> list[str]:

@@ -9,8 +9,10 @@ import fnmatch
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from kubernetes import client
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
+from cluster.leave import AHEAD_SECONDS
 from orchestrator.prepare import prepare
 from orchestrator.running import room
 from orchestrator.spec import read_study
@@ -166,7 +169,10 @@ def test_clusters_ask_for_a_token_and_share_storage() -> None:
         mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
         assert mounts == {"shared": "/shared", "shm": "/dev/shm"}
         assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pods(first)[1]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+    worker = pods(first)[1]
+    assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+    assert "/app/cluster/leave.py" in worker["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert worker["terminationGracePeriodSeconds"] > AHEAD_SECONDS["now"]
 
 
 def test_a_job_is_submitted_once() -> None:
@@ -202,6 +208,7 @@ def test_the_cluster_launcher_takes_the_files(name: str) -> None:
     assert "--dashboard-host=127.0.0.1" in start
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         assert all("RAY_AUTH_MODE=token" in command for command in commands if "ray start" in command)
+    assert f"/app/cluster/leave.py {name} " in config["worker_start_ray_commands"][-1]
     assert "/home/ray/.ray/auth_token" in config["file_mounts"]
     assert any("chmod 600" in command for command in config["setup_commands"])
     wrong = {**config, "head_nod_type": "head"}
@@ -241,38 +248,65 @@ def test_scripts(path: Path) -> None:
 
 
 FAKES = {
-    "scontrol": 'printf "n1\\nn2\\nn3\\n"',
+    "scontrol": 'if [ "$1" = requeue ]; then echo "$2" > "$OUT/requeued"; else printf "n1\\nn2\\nn3\\n"; fi',
     "hostname": 'echo "10.1.2.3 fe80::1"',
     "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
     "ray": """stat -c %a "$RAY_AUTH_TOKEN_PATH" > "$OUT/mode"; wc -c < "$RAY_AUTH_TOKEN_PATH" > "$OUT/length"
 echo "$RAY_AUTH_MODE $*" > "$OUT/ray"
 [ ! -e "$OUT/broken" ] || exit 0
 while [ "$1" != "--" ]; do shift; done; shift; exec "$@" """,
-    "python": 'if [ "$1" = -c ]; then exec REAL "$@"; fi; echo "$RAY_ADDRESS $*" > "$OUT/study"; exit 4',
+    "python": """case "$*" in
+-c*) exec REAL "$@" ;;
+*orchestrator.cli*) echo "$*" > "$OUT/stopped" ;;
+*) echo "$RAY_ADDRESS $*" > "$OUT/study"
+   [ ! -e "$OUT/long" ] || { until [ -e "$OUT/stopped" ]; do sleep 0.1; done; exit 1; }
+   exit 4 ;;
+esac""",
 }
 
 
-@pytest.mark.parametrize(("is_broken", "code"), [(False, 4), (True, 3)])
-def test_the_slurm_script_on_pretended_nodes(is_broken: bool, code: int, tmp_path: Path) -> None:
-    """Slurm's and Ray's commands are stand-ins that write down how they were called."""
+def slurm_script(tmp_path: Path) -> subprocess.Popen[str]:
+    """`slurm.sh` under way, with stand-ins for Slurm's and Ray's commands that write down how they were called."""
     (tmp_path / "bin").mkdir()
     for name, body in FAKES.items():
         fake = tmp_path / "bin" / name
         fake.write_text(f"#!/bin/bash\n{body.replace('REAL', sys.executable)}\n")
         fake.chmod(0o755)
-    if is_broken:
-        (tmp_path / "broken").write_text("")
     (tmp_path / "study.yaml").write_text("")
     slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "40123", "SLURM_JOB_NODELIST": "n[1-3]"}
     environment = {**os.environ, **slurm, "SLURM_JOB_NUM_NODES": "3", "HOME": str(tmp_path), "OUT": str(tmp_path)}
     environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    done = subprocess.run([CLUSTER / "slurm.sh", "study.yaml"], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
+    command = [str(CLUSTER / "slurm.sh"), "study.yaml"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_slurm_job_whose_time_is_nearly_over_saves_and_queues_again(tmp_path: Path) -> None:
+    (tmp_path / "long").write_text("")
+    job = slurm_script(tmp_path)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "study").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    job.send_signal(signal.SIGUSR1)
+    said = job.communicate(timeout=30)[1]
+    assert job.returncode == 1, said
+    assert (tmp_path / "stopped").read_text() == "-m orchestrator.cli stop study.yaml\n"
+    assert (tmp_path / "requeued").read_text() == "40123\n"
+
+
+@pytest.mark.parametrize(("is_broken", "code"), [(False, 4), (True, 3)])
+def test_the_slurm_script_on_pretended_nodes(is_broken: bool, code: int, tmp_path: Path) -> None:
+    if is_broken:
+        (tmp_path / "broken").write_text("")
+    job = slurm_script(tmp_path)
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == code, said
+    assert not (tmp_path / "requeued").exists()
     assert (tmp_path / "mode").read_text().strip() == "600"
     assert (tmp_path / "length").read_text().strip() == "64"
     assert list((tmp_path / ".ray").iterdir()) == [], "the token goes with the job"
-    said = (tmp_path / "ray").read_text()
-    assert said.startswith("token symmetric-run --address 10.1.2.3:20123 --min-nodes 3 --dashboard-host=127.0.0.1")
+    called = (tmp_path / "ray").read_text()
+    assert called.startswith("token symmetric-run --address 10.1.2.3:20123 --min-nodes 3 --dashboard-host=127.0.0.1")
     if not is_broken:
         assert (tmp_path / "study").read_text() == "10.1.2.3:20123 -m orchestrator.study study.yaml\n"
 

@@ -1,20 +1,23 @@
-"""Groups of changing size on a real Ray cluster of two nodes: SIGTERM, a node that dies and one that comes back."""
+"""Groups of changing size on a real Ray cluster of two nodes: SIGTERM, a node that is drained and replaced, one that dies."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
 import pytest
-from conftest import TINY, bundle_of, clean_environment, study_command
+from conftest import ROOT, TINY, bundle_of, clean_environment, study_command
 from ruamel.yaml import YAML
 
 from orchestrator import results, worker
@@ -45,7 +48,7 @@ def write_study(folder: Path) -> Path:
     content["pretrain"].update(sizes=[256], models=models, lengths=[{"steps": STEPS}])
     content["pretrain"]["recipe"]["vit"] |= {"ema": 0.99, "lr": 1e-3}
     content["resources"] = {"workers": {"min": 1, "max": 2}, "zero_stage": 1, "checkpoint": {"every": f"{SAVE} steps"}}
-    content["on_failure"] = {"retries": {"failures": 2, "preemptions": 1, "pause_seconds": 0}}
+    content["on_failure"] = {"retries": {"failures": 2, "preemptions": 2, "pause_seconds": 0}}
     path = folder / "tiny.yaml"
     with path.open("w") as file:
         YAML().dump(content, file)
@@ -97,6 +100,43 @@ def two_nodes() -> Iterator[tuple[Any, Any]]:
         cluster.shutdown()
 
 
+class Ec2(BaseHTTPRequestHandler):
+    """What EC2's instance metadata says: nothing but a token, until the machine is to be taken."""
+
+    is_taken = False
+
+    def do_PUT(self) -> None:
+        self._answer(200 if "X-aws-ec2-metadata-token-ttl-seconds" in self.headers else 400, "a token")
+
+    def do_GET(self) -> None:
+        is_allowed = self.headers["X-aws-ec2-metadata-token"] == "a token"
+        is_known = self.is_taken and self.path == "/latest/meta-data/spot/instance-action"
+        self._answer(401 if not is_allowed else 200 if is_known else 404, '{"action": "terminate", "time": "..."}')
+
+    def _answer(self, code: int, text: str) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Not on the test's output."""
+
+
+@contextlib.contextmanager
+def spot_watch(node: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """`cluster/leave.py` beside a node, on a cloud that can take it."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ec2) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [sys.executable, str(ROOT / "cluster/leave.py"), "aws", "--node-id", node.node_id]
+        command += ["--metadata", f"http://127.0.0.1:{server.server_port}"]
+        watch = subprocess.Popen(command, env={**clean_environment(), **ENVIRONMENT})
+        try:
+            yield watch
+        finally:
+            watch.kill()
+            server.shutdown()
+
+
 @pytest.fixture(scope="module")
 def survived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survived]:
     with pytest.MonkeyPatch.context() as patch, two_nodes() as (cluster, node):
@@ -117,13 +157,21 @@ def go_through_it(tmp: Path, cluster: Any, node: Any) -> Survived:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    until(lambda: folder.path.exists() and at_work(folder, 2, 0) is not None, driver)
-    train_workers()[0].terminate()
-    until(lambda: at_work(folder, 2, 1) is not None, driver)
+    with spot_watch(node) as watch:
+        until(lambda: folder.path.exists() and at_work(folder, 2, 0) is not None, driver)
+        train_workers()[0].terminate()
+        until(lambda: at_work(folder, 2, 1) is not None, driver)
+        assert watch.poll() is None
+        alone_from = folder.attempts()
+        Ec2.is_taken = True
+        until(lambda: at_work(folder, 1, alone_from) is not None, driver)
+        assert watch.wait(timeout=30) == 0, "nothing trains on the node any more"
     cluster.remove_node(node, allow_graceful=False)
+    node = cluster.add_node(num_cpus=1)
+    until(lambda: at_work(folder, 2, alone_from + 1) is not None, driver)
     alone_from = folder.attempts()
+    cluster.remove_node(node, allow_graceful=False)
     until(lambda: at_work(folder, 1, alone_from) is not None, driver)
-    cluster.add_node(num_cpus=1)
     said = driver.communicate(timeout=400)[0]
     row = results.collect(tmp / "runs", "tiny").iloc[0]
     return Survived(
@@ -146,20 +194,21 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float]
     return {entry["step"]: entry["train/loss"] for entry in folder.metrics()}, result
 
 
-def test_sigterm_and_a_dead_node_cost_what_they_should(survived: Survived) -> None:
+def test_notices_and_a_dead_node_cost_what_they_should(survived: Survived) -> None:
     assert survived.last_exit == 0, survived.said
     assert survived.row["status"] == "DONE"
-    ends = [attempt.end for attempt in attempts_of(survived.folder)]
-    preempted = ends.index(End.PREEMPTION)
-    step = int(attempts_of(survived.folder)[preempted].reason.partition("step ")[2].split()[0])
-    assert begun(survived.folder, preempted + 1)[1] - step in range(1, STEPS // 40 + 1), "it went on at that very step"
-    assert ends.count(End.PREEMPTION) == 1
-    assert sum(ends.count(end) for end in (End.FAILURE, End.KILLED)) <= 2 + 1  # the last attempt left no word: it is done
+    attempts = attempts_of(survived.folder)
+    ends = [attempt.end for attempt in attempts]
     sizes = [begun(survived.folder, number)[0] for number in range(len(ends))]
-    assert sizes[preempted] == 2
-    assert 1 in sizes[preempted + 1 :], "one worker went on after the node had died"
-    assert sizes[-1] == 2, "and two once it was back"
-    assert survived.row["workers"] == 2
+    told, drained = (number for number, end in enumerate(ends) if end is End.PREEMPTION)
+    for noticed in told, drained:
+        step = int(attempts[noticed].reason.partition("step ")[2].split()[0])
+        assert begun(survived.folder, noticed + 1)[1] - step in range(1, STEPS // 40 + 1), "it went on at that very step"
+        assert sizes[noticed] == 2
+    assert sizes[drained + 1] == 1, "not on the node that is about to go"
+    assert 2 in sizes[drained + 2 :], "and two once it was replaced"
+    assert sum(ends.count(end) for end in (End.FAILURE, End.KILLED)) <= 2 + 1  # the last attempt left no word: it is done
+    assert sizes[-1] == survived.row["workers"] == 1, "one worker went on after the node had died"
     assert survived.row["attempts"] == len(ends)
 
 

@@ -16,7 +16,9 @@ import pytest
 from conftest import ROOT, WriteStudy, clean_environment
 
 from orchestrator import results
-from orchestrator.prepare import storage_root
+from orchestrator.prepare import prepare, storage_root
+from orchestrator.records.attempts import attempts_of
+from orchestrator.store import Store
 
 pytestmark = pytest.mark.timeout(600)
 RAY = str(Path(sys.executable).parent / "ray")
@@ -99,6 +101,33 @@ def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str], str], w
     )
     assert refused.returncode != 0, "the job API must ask for the token"
     meet_the_doctor(address, environment, gcs, tmp_path)
+    a_stopped_job_saves_first(address, environment, write_study, tmp_path)
+
+
+def a_stopped_job_saves_first(address: str, environment: dict[str, str], write_study: WriteStudy, tmp_path: Path) -> None:
+    """`ray job stop` while two trainings are under way: both leave a checkpoint of their last step."""
+
+    def change(content: dict) -> None:
+        content["name"] = "stopped"
+        content["pretrain"].update(sizes=[128], lengths=[{"steps": 20_000}])
+        content["storage"] = {"path": str(tmp_path / "runs")}
+
+    study = write_study(change)
+    job = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--submission-id", "stopped", "--no-wait"]
+    subprocess.run([*job, "--", "python", "-m", "orchestrator.study", str(study)], env=environment, check=True, timeout=60)
+    store, runs = Store(tmp_path / "runs"), [run.run_id for run in prepare(study, str(tmp_path / "runs")).plan.runs]
+    deadline = time.monotonic() + 120
+    while sum(bool(store.run(run_id).metrics()) for run_id in runs) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    subprocess.run([RAY, "job", "stop", "--address", address, "stopped"], env=environment, check=True, timeout=120)
+    frame = results.collect(tmp_path / "runs", "stopped")
+    assert set(frame["status"]) == {"STOPPED"}
+    begun = [store.run(run_id) for run_id in runs if store.run(run_id).attempts()]
+    assert len(begun) == 2
+    for folder in begun:
+        step = int(attempts_of(folder)[-1].reason.rpartition(" ")[2])
+        assert list(folder.path.glob(f"checkpoints/step-{step:09d}-*/COMPLETE"))
 
 
 def meet_the_doctor(address: str, environment: dict[str, str], gcs: str, storage: Path) -> None:

@@ -19,6 +19,7 @@ from processes import alive, family_of, named, within
 from ruamel.yaml import YAML
 
 from orchestrator import results
+from orchestrator.records.attempts import End, attempts_of
 from orchestrator.store import Store
 
 pytestmark = pytest.mark.timeout(600)
@@ -116,21 +117,31 @@ def test_another_study_shares_the_runs(unbroken: tuple[Path, Path, subprocess.Co
     assert len(runs) == 5
 
 
-def test_kill_9_of_two_drivers_and_the_same_command_again(
+def test_the_ends_of_three_drivers_and_the_same_command_again(
     unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """Killed early, when trainings are under way, and late, when many are done."""
+    """Killed early, when trainings are under way; stopped with Ctrl-C; and killed late, when many are done."""
     study, reference, _ = unbroken
     storage = tmp_path / "runs"
-    for results_wanted in (0, 7):
+    for results_wanted, number in ((0, signal.SIGKILL), (3, signal.SIGINT), (7, signal.SIGKILL)):
         begun = len(list((storage / "runs").glob("*/metrics-*.jsonl")))
-        driver = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
+        driver = subprocess.Popen(
+            study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment(), start_new_session=True
+        )
         await_files(driver, storage / "runs", "*/metrics-*.jsonl", begun + 2)
         family = family_of(driver)  # now: it takes as long as several of these runs
         assert named(family, "RayTrainWorker")
         await_files(driver, storage / "runs", "*/result.json", results_wanted)
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
+        if number == signal.SIGINT:  # a terminal sends it to all of its processes
+            os.killpg(driver.pid, number)
+            assert driver.wait(timeout=60) == 1
+            frame = results.collect(storage, "tiny")
+            assert set(frame["status"]) == {"DONE", "STOPPED"}
+            stopped = [Store(storage).run(run_id) for run_id in frame["run_id"][frame["status"] == "STOPPED"]]
+            assert {attempts_of(folder)[-1].end for folder in stopped if folder.attempts()} <= {End.STOPPED}, "none was killed"
+        else:
+            os.kill(driver.pid, number)
+            driver.wait()
         assert len(list((storage / "runs").glob("*/result.json"))) < 16
         within(10, partial(alive, family))
     done = run_study(study, storage, env=clean_environment())

@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Change, WriteStudy, bundle_of, clean_environment, groups_of_two, study_writer
+from conftest import ROOT, Change, WriteStudy, bundle_of, clean_environment, groups_of_two, study_command, study_writer
 
 from orchestrator import launch, results, worker
 from orchestrator.planning.runs import Bundle
@@ -20,8 +21,8 @@ from orchestrator.prepare import Prepared, prepare
 from orchestrator.records.attempts import Attempt, End, Next, attempts_of, next_attempt
 from orchestrator.running import elastic
 from orchestrator.running.elastic import fitting, sizes
-from orchestrator.store import State, Store, read_json, write_json
-from orchestrator.study import OVER_BUDGET
+from orchestrator.store import RunFolder, State, Store, read_json, write_json
+from orchestrator.study import OVER_BUDGET, SOME_FAILED, USER_ERROR
 from orchestrator.studyfile.endurance import Checkpoint, Retries
 from vitmodel.config import UserError
 from vitmodel.data.badsamples import AwayError
@@ -222,16 +223,27 @@ def test_a_gradient_that_is_no_number_is_seen_where_the_loss_is_still_one(
     assert frame["attempts"]["pretrain"] == 1, "it would diverge again"
 
 
+ONE_THREAD = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def without_ray(study: Path, storage: Path) -> list[str]:
+    return [sys.executable, str(ROOT / "tests/without_ray.py"), str(study), str(storage)]
+
+
 def limited(write_study: WriteStudy, limit: str, seconds: float) -> Path:
-    """A pretraining that takes longer than planned, for which somebody pays a GPU and has set a limit."""
+    """A pretraining that takes longer than the limit; for GPU-hours not by its plan, which would be refused."""
 
     def change(content: dict[str, Any]) -> None:
         one_cell(content)
         del content["transfer"]
         model = {**content["pretrain"]["models"][0], "width": 96, "depth": 4, "patch": 4}
-        content["pretrain"].update(models=[model], sizes=[256], lengths=[{"steps": 300}])
+        content["pretrain"].update(models=[model], sizes=[256], lengths=[{"steps": 300 if limit == "gpu_hours" else 30_000}])
         content["pretrain"]["recipe"]["vit"]["batch_size"] = 128
-        content["resources"] = {"gpus_per_worker": 1, "cpus_per_worker": 1, "checkpoint": {"every": "1 h"}}
+        content["resources"] = {
+            "gpus_per_worker": int(limit == "gpu_hours"),
+            "cpus_per_worker": 1,
+            "checkpoint": {"every": "1 h"},
+        }
         content["budget"] = {limit: seconds / 3600}
 
     return write_study(change)
@@ -239,27 +251,62 @@ def limited(write_study: WriteStudy, limit: str, seconds: float) -> Path:
 
 @pytest.mark.parametrize("limit", ["wall_hours", "gpu_hours"])
 def test_a_limit_ends_the_command_with_4_and_keeps_the_run(limit: str, write_study: WriteStudy, tmp_path: Path) -> None:
-    """The run under way saves and stops soon after the limit, and is no failure."""
-    seconds = {"wall_hours": 4.0, "gpu_hours": 1.8}[limit]
+    """The run under way saves and stops soon after the limit, and is no failure. GPU-hours without Ray: it has no GPU."""
+    seconds = {"wall_hours": 15.0, "gpu_hours": 1.8}[limit]
     (run,) = prepare(limited(write_study, limit, seconds), str(tmp_path / "runs")).plan.runs
     folder = Store(tmp_path / "runs").run(run.run_id)
     while not folder.attempts():  # until the limit falls into the run, not before it
         seconds *= 2
         study = limited(write_study, limit, seconds)
-        command = [sys.executable, str(ROOT / "tests/without_ray.py"), str(study), str(tmp_path / "runs")]
-        environment = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        command = without_ray(study, tmp_path / "runs") if limit == "gpu_hours" else study_command(study, tmp_path / "runs")
+        done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == OVER_BUDGET, done.stdout + done.stderr
         assert f"stopping: {'wall-clock limit' if limit == 'wall_hours' else 'limit'} of" in done.stdout
     assert folder.state() is State.BUDGET
+    stopped_and_saved(folder)
+    if limit == "gpu_hours":
+        assert folder.spent()[0] > seconds, "one GPU, so many seconds"
+
+
+def stopped_and_saved(folder: RunFolder) -> None:
     (ended,) = attempts_of(folder)
     assert ended.end is End.STOPPED
     step = int(ended.reason.rpartition(" ")[2])
     (path,) = complete_checkpoints(folder.path / "checkpoints")
     assert path.name.startswith(f"step-{step:09d}"), "it goes on from there"
-    assert 0 < step < 300
-    if limit == "gpu_hours":
-        assert folder.spent()[0] > seconds, "one GPU, so many seconds"
+    assert step > 0
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "vitscale stop"])
+def test_who_asks_a_driver_to_stop_loses_nothing(way: str, write_study: WriteStudy, tmp_path: Path) -> None:
+    study = limited(write_study, "wall_hours", 3600)
+    (run,) = prepare(study, str(tmp_path / "runs")).plan.runs
+    folder = Store(tmp_path / "runs").run(run.run_id)
+    command = [sys.executable, "-m", "orchestrator.cli", "stop", "tiny", "--storage", str(tmp_path / "runs")]
+    driver = subprocess.Popen(without_ray(study, tmp_path / "runs"), env=ONE_THREAD, stdout=subprocess.PIPE, text=True)
+    try:
+        until(lambda: folder.attempts() and folder.metrics())
+        if way == "SIGTERM":
+            driver.terminate()
+        else:
+            subprocess.run(command, env=ONE_THREAD, check=True)
+        said = driver.communicate(timeout=60)[0]
+    finally:
+        driver.kill()
+    assert driver.returncode == SOME_FAILED, said
+    assert f"stopping: {way if way == 'SIGTERM' else '`vitscale stop`'} (every run saves first" in said
+    assert folder.state() is State.STOPPED
+    stopped_and_saved(folder)
+    again = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
+    assert again.returncode == USER_ERROR
+    assert "nobody is at work on tiny" in again.stderr
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # --- two workers, processes of their own ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Verbs on a study: run, plan, status, report, sync."""
+"""Verbs on a study: run, plan, status, stop, report, sync."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.commands.options import Json, Storage, StudyPath
 from orchestrator.finish import write_report
 from orchestrator.prepare import prepare, storage_root
 from orchestrator.records.status import as_text, survey
-from orchestrator.store import Store, is_alive, read_json
+from orchestrator.store import State, Store, ask_to_stop, is_alive, read_json
 from orchestrator.studyfile.questions import NAME
 from orchestrator.tracking import Follower, tracking_uri
 from vitmodel.config import UserError
@@ -70,6 +70,16 @@ def _is_driven(store: Store, data: dict[str, Any]) -> bool:
     """Whether somebody is at it: then what they run counts, not what the file says by now."""
     held = read_json(store.study(data["study"]) / "lease.json")
     return bool(held) and is_alive(held)
+
+
+@app.command()
+def stop(study: StudyPath, storage: Storage = None) -> None:
+    """Let every run save and the driver end. The same command goes on. STUDY: its file or, with --storage, its name."""
+    store, data = _planned(study, storage)
+    if not _is_driven(store, data):
+        raise UserError(f"nobody is at work on {data['study']}", file=str(store.root))
+    ask_to_stop(store.study(data["study"]), State.STOPPED, "`vitscale stop` (every run saves first)")
+    print(f"{data['study']} stops; `vitscale status {data['study']} --storage {store.root} --watch 5` shows how")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from orchestrator.budget import Group
 from orchestrator.following.notify import Notifier
 from orchestrator.following.progress import Progress
 from orchestrator.planning.runs import Bundle
-from orchestrator.store import STOP_FILE, RunFolder, State, Store, write_json
+from orchestrator.store import STOP_FILE, RunFolder, State, Store, ask_to_stop, read_json
 from orchestrator.studyfile.endurance import StopAfter
 from orchestrator.studyfile.schema import Study
 from orchestrator.tracking import Follower, tracking_uri
@@ -62,6 +62,8 @@ class Follow:
         self._spent = GpuHours(plan)
         self.notifier = Notifier(study.name, study.notify, variables)
         self._labels = {facts["run_id"]: facts["label"] for facts in plan["runs"]}
+        self._folder = store.study(study.name)
+        self._is_stopping = False
         self._slots = 1
         self._began = time.monotonic()
 
@@ -101,6 +103,7 @@ class Follow:
                 self._spent.note(seen.folder for seen in changed)
                 self.notifier.note(changed, self._labels, progress.counts())
                 self._check_limits(progress)
+                self._say_stop()
                 looked = time.monotonic() - began
                 if progress.has_begun and time.monotonic() - tracked > TRACK_SECONDS:
                     self.tracking.poll()  # in batches: MLflow costs the cores that train
@@ -108,6 +111,7 @@ class Follow:
             except OSError as error:  # a full or absent disk must not end the thread that would say so
                 logging.getLogger(__name__).warning("cannot follow the store: %s", error)
             stop.wait(max(LOOK_SECONDS, LOOK_SHARE * looked))
+        self._say_stop()
         self.notifier.note(progress.refresh(), self._labels, progress.counts())
 
     def _check_limits(self, progress: Progress) -> None:
@@ -117,18 +121,24 @@ class Follow:
         then = self._study.on_failure.then
         limit = then.stop_after if isinstance(then, StopAfter) else 1 if then == "stop" else None
         if limit is not None and failed >= limit:
-            self._stop(State.SKIPPED, f"the study stops after {limit} failed run(s)", counts)
+            self._limit(State.SKIPPED, f"the study stops after {limit} failed run(s)", counts)
         hours = self._study.budget.wall_hours
         if hours is not None and time.monotonic() - self._began > 3600 * hours:
-            self._stop(State.BUDGET, f"wall-clock limit of {hours:g} hours", counts)
+            self._limit(State.BUDGET, f"wall-clock limit of {hours:g} hours", counts)
         for gpu_hours, words in self._study.budget.gpu_limits:
             if self._spent.total > gpu_hours:
-                self._stop(State.BUDGET, f"limit of {words}", counts)
+                self._limit(State.BUDGET, f"limit of {words}", counts)
 
-    def _stop(self, state: State, reason: str, counts: Counter[State]) -> None:
-        path = self._store.study(self._study.name) / STOP_FILE
-        if not path.exists():
-            write_json(path, {"state": state, "reason": reason})
-            self._console.print(f"stopping: {reason}")
-            if state is State.BUDGET:
-                self.notifier.say("budget", counts, reason=reason)
+    def stop(self, reason: str) -> None:
+        """Let every run save and stop, and begin no other. What is not done then goes on with the same command."""
+        ask_to_stop(self._folder, State.STOPPED, reason)
+
+    def _limit(self, state: State, reason: str, counts: Counter[State]) -> None:
+        if ask_to_stop(self._folder, state, reason) and state is State.BUDGET:
+            self.notifier.say("budget", counts, reason=reason)
+
+    def _say_stop(self) -> None:
+        """Once, whoever asked for it: a limit, a signal, or `vitscale stop` from elsewhere."""
+        if not self._is_stopping and (stop := read_json(self._folder / STOP_FILE)):
+            self._is_stopping = True
+            self._console.print(f"stopping: {stop['reason']}")

@@ -21,7 +21,7 @@ from orchestrator.store import State, Store
 
 LOG_SHARE = 0.1  # a plain log speaks again after this share of the time that has passed
 LOG_SECONDS = (10.0, 300.0)  # but not sooner, and not later, than this
-FINAL = (State.DONE, State.FAILED, State.DIVERGED, State.STALLED, State.SKIPPED, State.BUDGET)
+FINAL = (State.DONE, State.FAILED, State.DIVERGED, State.STALLED, State.SKIPPED, State.BUDGET, State.STOPPED)
 
 
 class Progress:

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.planning.runs import Bundle
 from orchestrator.records.attempts import LONGEST_PAUSE_SECONDS
 from orchestrator.records.claim import is_driven
+from orchestrator.running.room import free_workers
 from orchestrator.store import State, Store, read_json, write_json
 
 LOOK_SECONDS = 5.0  # between two looks for room
@@ -97,13 +98,4 @@ def _attempts(payload: dict[str, Any]) -> int:
 
 
 def _free_workers(payload: dict[str, Any]) -> int:
-    """How many workers the cluster has room for now."""
-    import ray
-
-    nodes, free = [node["Resources"] for node in ray.nodes() if node["Alive"]], ray.available_resources()
-    rooms = []
-    for resource, need in (("CPU", payload["cpus_per_worker"]), ("GPU", payload["gpus_per_worker"])):
-        if need:
-            whole = sum(int(node.get(resource, 0) // need) for node in nodes)  # a worker lies on one node
-            rooms.append(min(whole, int(free.get(resource, 0) // need)))
-    return min(rooms)
+    return free_workers(payload["cpus_per_worker"], payload["gpus_per_worker"])

@@ -38,13 +38,11 @@ def wait_for_room(plan: Plan, nodes: list[dict[str, float]], wait_minutes: float
                     raise
                 if time.monotonic() > deadline:
                     raise NoClusterError(f"waited {wait_minutes:g} minutes: {error.message}") from None
-            import ray
-
             if not asked:
                 ask_for_nodes(largest_group(plan))
                 asked = True
             time.sleep(LOOK_SECONDS)
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            nodes = nodes_of_cluster()
     finally:
         if asked:
             ask_for_nodes([])  # from here on the worker groups themselves are the demand
@@ -76,3 +74,27 @@ def concurrency(cells: tuple[Cell, ...], study: Study, nodes: list[dict[str, flo
     limit = study.resources.max_concurrent
     groups = {cell.pretrain.placement.group for cell in cells}
     return {group: min(budget.slots(group, nodes), limit if isinstance(limit, int) else 10**6) for group in groups}
+
+
+def nodes_of_cluster() -> list[dict[str, float]]:
+    """The resources of each live node."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def free_workers(cpus: int, gpus: int) -> int:
+    """How many workers with so much each the cluster has room for now; nodes that are drained get no new ones."""
+    from ray._private.state import available_resources_per_node
+
+    leaving = draining_nodes()
+    needs = {name: need for name, need in (("CPU", cpus), ("GPU", gpus)) if need}
+    free = [resources for node, resources in available_resources_per_node().items() if node not in leaving]
+    return sum(min(int(resources.get(name, 0) // need) for name, need in needs.items()) for resources in free)
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that Ray was told will be taken away."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())

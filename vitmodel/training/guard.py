@@ -30,6 +30,11 @@ def catch_termination() -> None:
 def _on_notice(number: int, frame: FrameType | None) -> None:
     if _notice.is_set():
         os._exit(128 + number)
+    give_notice()
+
+
+def give_notice() -> None:
+    """Tell this process that it will end: a training in it saves where its workers meet next, and stops."""
     _notice.set()
 
 
