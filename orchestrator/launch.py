@@ -64,6 +64,7 @@ def ray_session() -> Iterator[list[dict[str, float]]]:
     if not on_cluster():  # a private cluster, with its own token
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", "1")  # the head is here; five tries, else 25 s
     import ray
 
     variables = {"RAY_TRAIN_METRICS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}

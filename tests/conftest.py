@@ -171,6 +171,10 @@ def study_command(study: Path, storage: Path, *arguments: str) -> list[str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what Ray, a process group or the tests' own run left in it."""
+    """This process's environment without what Ray, a process group or the tests' own run left in it.
+
+    Ray's workers are as nice as others (its default is 15): beside tests that use all cores they would hardly run.
+    """
     prefixes = ("RAY_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS", "PYTEST_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return {**kept, "RAY_worker_niceness": "0"}

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from conftest import WriteStudy, clean_environment, run_study, study_command, study_writer
 from mlflow import MlflowClient
@@ -154,7 +155,7 @@ def test_the_ends_of_three_drivers_and_the_same_command_again(
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_a_second_live_driver_exits_5(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_a_second_live_driver_exits_5_and_the_first_one_leaves_nothing(write_study: WriteStudy, tmp_path: Path) -> None:
     study, storage = write_study(), tmp_path / "runs"
     first = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
     try:
@@ -162,9 +163,20 @@ def test_a_second_live_driver_exits_5(write_study: WriteStudy, tmp_path: Path) -
         second = run_study(study, storage, env=clean_environment())
         assert second.returncode == 5
         assert f"driver {first.pid}" in second.stderr
+        while not (starting := starting_workers(first)):
+            assert first.poll() is None
+            time.sleep(0.05)
+        family = family_of(first)
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
+    within(10, partial(alive, [*family, *starting]))
+
+
+def starting_workers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Ray's workers that are being imported: they ask for the head next, which by then is gone."""
+    children = psutil.Process(driver.pid).children(recursive=True)
+    return [child for child in named(children, "workers/default_worker.py") if child.name() != "raylet"]
 
 
 def await_files(driver: subprocess.Popen[bytes], folder: Path, pattern: str, wanted: int) -> None:
