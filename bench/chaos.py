@@ -4,7 +4,8 @@
 
 A head without CPUs and three nodes of one CPU each; runs of two workers; images read through a loopback HTTP server; MLflow as
 a server. About every `--every` seconds one thing is done, drawn with the seed: kill -9 of a worker, a controller, a trial, a
-node (another joins), the driver (the same command again) or the MLflow server (it comes back), replies for shards cut short
+node (another joins), the driver (the same command again) or the MLflow server (it comes back), a node drained before it goes,
+SIGTERM to the driver, replies for shards cut short
 after the node's copies are thrown away, the storage filled to the last byte (a tmpfs; left out, and said, where mounting is not
 permitted). Every second time a while is waited for steps to be made, so that not only starts are struck. What is drawn and is
 not there at the moment is waited for, too, then another is drawn; only what was really struck is counted. A study that ends

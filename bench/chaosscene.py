@@ -43,6 +43,8 @@ tracking: {mlflow: "MLFLOW"}
 """
 STORAGE_BYTES = 192 << 20
 FULL_SECONDS, AWAY_SECONDS, CUT_SECONDS = 3.0, 5.0, 5.0
+NOTICE_SECONDS, STOP_SECONDS = 20, 60
+LEAVE = Path(__file__).parents[1] / "cluster/leave.py"
 HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
 
@@ -125,6 +127,30 @@ def strike_node(scene: Scene, draw: random.Random) -> bool:
     return True
 
 
+def strike_noticed_node(scene: Scene, draw: random.Random) -> bool:
+    """A node whose end is announced: what trains on it saves, then it goes."""
+    node = scene.nodes.pop(draw.randrange(len(scene.nodes)))
+    command = [sys.executable, str(LEAVE), "now", "--seconds", str(NOTICE_SECONDS), "--node-id", node.node_id]
+    subprocess.run(command, env=scene.environment, check=True)
+    scene.cluster.remove_node(node, allow_graceful=False)
+    scene.nodes.append(scene.cluster.add_node(num_cpus=1))
+    return True
+
+
+def strike_with_sigterm(scene: Scene, draw: random.Random) -> bool:
+    """The driver is told to end: every run saves first."""
+    assert scene.driver is not None
+    scene.driver.terminate()
+    try:
+        scene.driver.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"the driver did not end within {STOP_SECONDS} s of SIGTERM", flush=True)
+        scene.driver.kill()
+        scene.driver.wait()
+    scene.start_driver()
+    return True
+
+
 def strike_driver(scene: Scene, draw: random.Random) -> bool:
     assert scene.driver is not None
     scene.driver.kill()
@@ -173,6 +199,8 @@ FAULTS: dict[str, tuple[int, Callable[[Scene, random.Random], bool]]] = {  # wit
     "mlflow": (1, strike_mlflow),
     "reads cut": (2, strike_reads),
     "disk full": (2, strike_disk),
+    "noticed node": (2, strike_noticed_node),
+    "SIGTERM": (1, strike_with_sigterm),
 }
 
 

@@ -47,6 +47,18 @@ def test_fronts_find_the_same_ratio() -> None:
     assert ratio.low < 3 < ratio.high
 
 
+def test_draws_that_never_get_there_open_the_interval() -> None:
+    """The second family may saturate above the errors compared: then nobody knows how little compute the first needs of it."""
+    sure = laws.fit(X, noisy(0.6 * X**-0.4), "M1")
+    doubtful = laws.fit(X[:5], noisy(0.6 * X[:5] ** -0.4 + 0.05, noise=0.2, seed=1), "M2")
+    there = laws.compute_ratio(sure, doubtful)
+    back = laws.compute_ratio(doubtful, sure)
+    assert 0.05 < there.covered < 0.95
+    assert (there.low, back.high) == (0.0, math.inf)
+    assert there.high > there.value > 0
+    assert 0 < back.low < back.value
+
+
 def test_not_reached_is_an_answer() -> None:
     weak, strong = laws.fit(X, 0.5 * X**-0.1), laws.fit(X, 0.4 * X**-0.3)
     ratio = laws.compute_ratio(weak, strong, errors=[0.9, 0.45, 0.3, 0.1, 0.001])

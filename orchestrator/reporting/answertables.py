@@ -24,13 +24,23 @@ ALONG = {"pretrain_flops": "C", "dataset_size": "D"}
 def of_findings(findings: Findings | None) -> dict[str, Any]:
     """All that the template shows of findings; empty lists without them."""
     if findings is None:
-        return {"verdicts": [], "targets": [], "laws": [], "unfitted": [], "comparisons": [], "ceilings": {}, "level": ""}
+        return {
+            "verdicts": [],
+            "targets": [],
+            "laws": [],
+            "unfitted": [],
+            "comparisons": [],
+            "unending": False,
+            "ceilings": {},
+            "level": "",
+        }
     return {
         "verdicts": verdicts(findings),
         "targets": [_target(forecast) for forecast in findings.forecasts],
         "laws": [_law(curve, curve.law, findings.level) for curve in findings.curves if curve.law],
         "unfitted": unfitted(findings),
         "comparisons": [_comparison(comparison) for comparison in findings.comparisons],
+        "unending": any(one.ratio.low == 0 or math.isinf(one.ratio.high) for one in findings.comparisons),
         "ceilings": dict(findings.ceilings),
         "level": f"{findings.level:.0%}",
     }

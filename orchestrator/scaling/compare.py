@@ -38,7 +38,8 @@ class Ratio:
 
     `value` is the geometric mean over the common range of errors, with its interval. `at` gives single errors: ratio, low,
     high and who reached it; the numbers are nan where `reached` is not BOTH, and all are nan where `errors`, the common
-    range, is. `covered` is the share of bootstrap draws that reach at least half of that range.
+    range, is. `covered` is the share of bootstrap draws that reach at least half of that range. Others, in which one family
+    never gets there, count as 0 or infinitely many times: where they are more than a tail, so is that end of the interval.
     """
 
     value: float
@@ -219,8 +220,11 @@ def _ratio(
     if averaged:
         value = float(np.exp(middle[:averaged].mean()))
     if covered.any():
-        low, high = np.exp(np.quantile(np.nanmean(finite[covered, :averaged], axis=1), tails))
-        low, high = min(float(low), value), max(float(high), value)  # draws that never got there left a one-sided rest
+        never = np.nan_to_num(draws[~covered, :averaged], posinf=1.0, neginf=-1.0, nan=0.0)
+        sides = np.sign(np.where(np.isfinite(draws[~covered, :averaged]), 0.0, never).sum(axis=1))
+        unending = sides[sides != 0] * np.inf
+        low, high = _ends(np.concatenate([np.nanmean(finite[covered, :averaged], axis=1), unending]), tails)
+        low, high = min(low, value), max(high, value)
     return Ratio(
         value=value,
         low=float(low),
@@ -228,7 +232,7 @@ def _ratio(
         level=level,
         method=method,
         errors=common,
-        at=tuple(_ratio_at(errors[i], middle[i], finite[:, i], ranges, tails) for i in range(averaged, len(errors))),
+        at=tuple(_ratio_at(errors[i], middle[i], draws[:, i], ranges, tails) for i in range(averaged, len(errors))),
         covered=float(covered.mean()),
     )
 
@@ -244,9 +248,15 @@ def _ratio_at(
     if not all(inside):
         reached = Reached.NEITHER if not any(inside) else Reached.SECOND_NOT if inside[0] else Reached.FIRST_NOT
         return RatioAt(error=float(error), reached=reached, ratio=float("nan"), low=float("nan"), high=float("nan"))
-    seen = draws[np.isfinite(draws)]
-    low, high = np.exp(np.quantile(seen, tails)) if len(seen) else (np.nan, np.nan)
-    return RatioAt(error=float(error), reached=Reached.BOTH, ratio=float(np.exp(middle)), low=float(low), high=float(high))
+    seen = draws[~np.isnan(draws)]
+    low, high = _ends(seen, tails) if len(seen) else (np.nan, np.nan)
+    return RatioAt(error=float(error), reached=Reached.BOTH, ratio=float(np.exp(middle)), low=low, high=high)
+
+
+def _ends(logs: Array, tails: tuple[float, float]) -> tuple[float, float]:
+    """The interval of ratios with these logarithms, some of which may be infinite."""
+    low, high = np.exp(np.quantile(logs, tails, method="linear" if np.isfinite(logs).all() else "inverted_cdf"))
+    return float(low), float(high)
 
 
 def _last_crossing(gap: Array, line: Array) -> Array:
