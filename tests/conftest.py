@@ -170,6 +170,11 @@ def study_command(study: Path, storage: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "orchestrator.study", str(study), "--storage", str(storage), *arguments]
 
 
+def without_ray(study: Path, storage: Path) -> list[str]:
+    """The same command, its runs done one after the other in its own process."""
+    return [sys.executable, str(ROOT / "tests/without_ray.py"), str(study), str(storage)]
+
+
 def clean_environment() -> dict[str, str]:
     """This process's environment without what Ray, a process group or the tests' own run left in it.
 
@@ -178,3 +183,6 @@ def clean_environment() -> dict[str, str]:
     prefixes = ("RAY_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS", "PYTEST_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return {**kept, "RAY_worker_niceness": "0"}
+
+
+ONE_THREAD = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

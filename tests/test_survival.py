@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Change, WriteStudy, bundle_of, clean_environment, groups_of_two, study_command, study_writer
+from conftest import ONE_THREAD, Change, WriteStudy, bundle_of, groups_of_two, study_writer, without_ray
 
 from orchestrator import launch, results, worker
 from orchestrator.planning.runs import Bundle
@@ -223,13 +223,6 @@ def test_a_gradient_that_is_no_number_is_seen_where_the_loss_is_still_one(
     assert frame["attempts"]["pretrain"] == 1, "it would diverge again"
 
 
-ONE_THREAD = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def without_ray(study: Path, storage: Path) -> list[str]:
-    return [sys.executable, str(ROOT / "tests/without_ray.py"), str(study), str(storage)]
-
-
 def limited(write_study: WriteStudy, limit: str, seconds: float) -> Path:
     """A pretraining that takes longer than the limit; for GPU-hours not by its plan, which would be refused."""
 
@@ -251,14 +244,14 @@ def limited(write_study: WriteStudy, limit: str, seconds: float) -> Path:
 
 @pytest.mark.parametrize("limit", ["wall_hours", "gpu_hours"])
 def test_a_limit_ends_the_command_with_4_and_keeps_the_run(limit: str, write_study: WriteStudy, tmp_path: Path) -> None:
-    """The run under way saves and stops soon after the limit, and is no failure. GPU-hours without Ray: it has no GPU."""
-    seconds = {"wall_hours": 15.0, "gpu_hours": 1.8}[limit]
+    """The run under way saves and stops soon after the limit, and is no failure."""
+    seconds = {"wall_hours": 4.0, "gpu_hours": 1.8}[limit]
     (run,) = prepare(limited(write_study, limit, seconds), str(tmp_path / "runs")).plan.runs
     folder = Store(tmp_path / "runs").run(run.run_id)
     while not folder.attempts():  # until the limit falls into the run, not before it
         seconds *= 2
         study = limited(write_study, limit, seconds)
-        command = without_ray(study, tmp_path / "runs") if limit == "gpu_hours" else study_command(study, tmp_path / "runs")
+        command = without_ray(study, tmp_path / "runs")
         done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == OVER_BUDGET, done.stdout + done.stderr
         assert f"stopping: {'wall-clock limit' if limit == 'wall_hours' else 'limit'} of" in done.stdout
