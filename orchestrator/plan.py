@@ -15,10 +15,12 @@ from pathlib import Path
 from orchestrator import budget
 from orchestrator.budget import Device, Group
 from orchestrator.planning.axes import Point, points
+from orchestrator.planning.catalogue import PLANNING
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.runs import Bundle, Cell, Run
 from orchestrator.spec import StudyFile
 from vitmodel.config import UserError
+from vitmodel.data.remote import Patience
 
 BUNDLE_WORTH = 10  # a bundle's work is at least this many times the cost of launching its worker group
 
@@ -30,7 +32,7 @@ class Plan:
     study: str
     cells: tuple[Cell, ...]
     datasets: dict[str, str]
-    missing_indexes: tuple[str, ...]
+    missing_indexes: dict[str, str]  # datasets planned from their declaration, and why
     device: Device
     price_per_gpu_hour: float | None
 
@@ -39,9 +41,12 @@ class Plan:
         return tuple(run for cell in self.cells for run in cell.runs)
 
 
-def make_plan(file: StudyFile, storage: Path) -> Plan:
-    """All runs of a study. Raises UserError, with the line of what asks for something impossible."""
-    planner = Planner(file, storage)
+def make_plan(file: StudyFile, storage: Path, patience: Patience = PLANNING) -> Plan:
+    """All runs of a study. Raises UserError, with the line of what asks for something impossible.
+
+    `patience` is for datasets behind URLs.
+    """
+    planner = Planner(file, storage, patience)
     cells: dict[str, Cell] = {}
     count, limit = 0, file.study.budget.max_runs
     for point in points(file):
@@ -59,7 +64,7 @@ def make_plan(file: StudyFile, storage: Path) -> Plan:
         study=file.study.name,
         cells=tuple(ordered),
         datasets={name: data.root for name, data in planner.data.items()},
-        missing_indexes=tuple(name for name, data in planner.data.items() if data.is_missing),
+        missing_indexes={name: data.missing for name, data in planner.data.items() if data.missing},
         device=budget.device_of(file.study.resources),
         price_per_gpu_hour=file.study.budget.price_per_gpu_hour,
     )

@@ -12,14 +12,16 @@ from typing import Any
 
 from orchestrator import budget
 from orchestrator.plan import Plan, make_bundles, make_plan
+from orchestrator.planning.catalogue import PLANNING, said_of_missing
 from orchestrator.planning.planview import plan_as_data
 from orchestrator.planning.runs import Bundle, Cell, Run
-from orchestrator.secrets import as_named, expand_environment
+from orchestrator.secrets import as_named, expand_environment, redact
 from orchestrator.spec import StudyFile, read_study
 from orchestrator.store import State, Store
 from orchestrator.studyfile.outside import check_tracker
 from orchestrator.studyfile.schema import ExternalData
 from vitmodel.config import UserError
+from vitmodel.data.remote import Patience
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,11 @@ class Prepared:
         return any(self.store.run(run.run_id).state() is not State.DONE for run in runs)
 
 
-def prepare(path: Path, storage: str | None = None) -> Prepared:
-    """Read and plan. Raises UserError; touches nothing."""
+def prepare(path: Path, storage: str | None = None, patience: Patience = PLANNING) -> Prepared:
+    """Read and plan, with so much patience for datasets behind URLs. Raises UserError; touches nothing."""
     file = read_study(path)
     store = Store(storage_root(storage or expand_environment(file.study.storage.path)))
-    plan = make_plan(file, store.root)
+    plan = make_plan(file, store.root, patience)
     nodes = budget.local_node()
     groups = {cell.pretrain.placement.group for cell in plan.cells}
     limit = file.study.resources.max_concurrent
@@ -76,14 +78,14 @@ def pack_missing(prepared: Prepared, storage: str | None) -> Prepared:
     from orchestrator.running import packing
 
     packed = packing.pack_missing(prepared.file, prepared.plan.datasets, prepared.plan.missing_indexes)
-    return prepare(Path(prepared.file.tree.file), storage) if packed else prepared
+    return prepare(Path(prepared.file.tree.file), storage, Patience()) if packed else prepared
 
 
 def refuse_missing_indexes(prepared: Prepared) -> None:
     """Raises UserError where a dataset was planned from what the study says of it, and is not there."""
-    for name in prepared.plan.missing_indexes:
+    for name, why in prepared.plan.missing_indexes.items():
         raise prepared.file.tree.error(
-            f"no index.json in {prepared.data['datasets'][name]}",
+            said_of_missing(redact(why, prepared.file.variables), prepared.data["datasets"][name]),
             ("datasets", name, "url"),
             "a folder made by `vitscale data pack`",
         )

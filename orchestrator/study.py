@@ -19,6 +19,7 @@ from pathlib import Path
 from orchestrator import budget
 from orchestrator.finish import finish, forecast
 from orchestrator.plan import make_bundles
+from orchestrator.planning.catalogue import PLANNING
 from orchestrator.planning.planview import plan_as_text
 from orchestrator.planning.runs import Cell
 from orchestrator.prepare import (
@@ -33,6 +34,7 @@ from orchestrator.prepare import (
 from orchestrator.secrets import redact
 from orchestrator.store import STOP_FILE, Lease, LeaseHeldError, State, write_json
 from vitmodel.config import UserError
+from vitmodel.data.remote import Patience
 
 DONE, SOME_FAILED, USER_ERROR, NO_CLUSTER, OVER_BUDGET, HELD = range(6)
 
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(path: Path, *, storage: str | None = None, plan_only: bool = False, as_json: bool = False) -> int:
     """Plan a study, and unless only the plan is wanted, run it. Returns the exit code."""
     try:
-        prepared = prepare(path, storage)
+        prepared = prepare(path, storage, PLANNING if plan_only else Patience())
         if plan_only:
             print(_plan_text(prepared, as_json))
             return DONE

@@ -18,8 +18,9 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 
+from orchestrator.prepare import prepare, refuse_missing_indexes
 from vitmodel.config import UserError
 from vitmodel.data.badsamples import AwayError
 from vitmodel.data.generated import FractalConfig
@@ -269,6 +270,21 @@ def test_an_index_that_is_not_there(tmp_path: Path) -> None:
         load_index(url)
     with pytest.raises(RemoteError, match=r"127.0.0.1:9/index.json"):
         read_index("http://127.0.0.1:9", QUICK)
+
+
+def test_a_run_asks_again_for_an_index_that_was_cut_and_a_plan_says_so(packed: Path, tmp_path: Path) -> None:
+    train = load_index(packed).splits["train"].samples
+    with serving(packed, lambda number, path: "cut" if number <= 4 else "") as (url, _):
+        (tmp_path / "tiny.yaml").write_text(
+            TINY.replace(
+                "digits: {generate: digits, image_size: 16}",
+                f'digits: {{url: "{url}", train: {train}, classes: 4, eval_split: val}}',
+            )
+        )
+        hasty = prepare(tmp_path / "tiny.yaml", str(tmp_path / "runs"), replace(QUICK, attempts=2))
+        with pytest.raises(UserError, match=rf"line 4: .*index.json in {url} cannot be read: "):
+            refuse_missing_indexes(hasty)
+        assert prepare(tmp_path / "tiny.yaml", str(tmp_path / "runs"), QUICK).plan.missing_indexes == {}
 
 
 @pytest.mark.parametrize("address", ["pipe:cat x", "pipe://cat x", "file:///etc", "ftp://host/x", "local:///x"])

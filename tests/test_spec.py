@@ -11,6 +11,7 @@ from conftest import TINY, WriteStudy, run_study
 from ruamel.yaml import YAML
 
 from orchestrator.plan import make_plan
+from orchestrator.planning.catalogue import NO_INDEX
 from orchestrator.spec import read_study
 from vitmodel.config import UserError
 from vitmodel.data.generated import DigitsConfig
@@ -127,12 +128,12 @@ def test_external_data(tmp_path: Path) -> None:
     """A packed dataset is found, a missing one planned but not run, a contradicting or stale one refused."""
     root = tmp_path / "digits"
     path = with_text(tmp_path, external(root))
-    assert make_plan(read_study(path), tmp_path).missing_indexes == ("digits",)
+    assert make_plan(read_study(path), tmp_path).missing_indexes == {"digits": NO_INDEX}
     done = run_study(path, tmp_path / "runs")
     assert done.returncode == 2
     assert re.search(r"line 4: datasets.digits.url: no index.json", done.stderr), done.stderr
     pack(DigitsConfig(generate="digits", image_size=16), root)
-    assert make_plan(read_study(path), tmp_path).missing_indexes == ()
+    assert make_plan(read_study(path), tmp_path).missing_indexes == {}
     with pytest.raises(UserError, match=r"line 4: datasets\.digits: the index has 1074 training images"):
         make_plan(read_study(with_text(tmp_path, external(root, train=1000))), tmp_path)
     (root / "test-00000.tar").unlink()
@@ -144,7 +145,7 @@ def test_environment_in_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     pack(DigitsConfig(generate="digits", image_size=16), tmp_path / "digits")
     monkeypatch.setenv("VITSCALE_TEST_DATA", str(tmp_path))
     text = external(tmp_path).replace(f"url: {tmp_path}", "url: '${env:VITSCALE_TEST_DATA}/digits'")
-    assert make_plan(read_study(with_text(tmp_path, text)), tmp_path).missing_indexes == ()
+    assert make_plan(read_study(with_text(tmp_path, text)), tmp_path).missing_indexes == {}
 
 
 def test_write_protected_storage(write_study: WriteStudy, tmp_path: Path) -> None:

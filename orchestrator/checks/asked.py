@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator.checks.finding import Finding, fail, ok, warn
-from orchestrator.planning.catalogue import look_up_datasets
+from orchestrator.planning.catalogue import look_up_datasets, said_of_missing
 from orchestrator.secrets import expand_environment, redact
 from orchestrator.spec import StudyFile
 from orchestrator.store import Store
@@ -115,10 +115,9 @@ def datasets(file: StudyFile, root: Path) -> list[Finding]:
             found.append(fail(redact(str(error), file.variables), "`vitscale data verify`, `vitscale data index`"))
             continue
         where = redact(facts.root, file.variables)
-        if facts.is_missing:
-            found.append(
-                fail(f"{name}: no index.json in {where}", "`vitscale data pack`; set ${env:...} variables; check the mount")
-            )
+        if facts.missing:
+            said = said_of_missing(redact(facts.missing, file.variables), where)
+            found.append(fail(f"{name}: {said}", "`vitscale data pack`; set ${env:...} variables; check the mount"))
         else:
             found.append(ok(f"{name}: {facts.train:,} training images of {facts.classes} classes, {where}"))
     return found

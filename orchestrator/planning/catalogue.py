@@ -14,6 +14,7 @@ from vitmodel.data import generated
 from vitmodel.data.index import INDEX_FILE, DatasetIndex, load_index
 from vitmodel.data.remote import Patience, is_url, join, read_whole
 
+NO_INDEX = "is not there"
 PLANNING = Patience(attempts=2, reply_seconds=5.0)  # a plan does not wait long for a store that is not there
 
 
@@ -25,16 +26,19 @@ class DataFacts(NamedTuple):
     classes: int
     eval_split: str
     root: str
-    is_missing: bool  # planned from its declaration alone
+    missing: str  # why its index could not be read, so that it is planned from its declaration alone; empty where it could
     image_size: int | None  # pixels per side, where known
 
 
-def look_up_datasets(file: StudyFile, storage: Path) -> dict[str, DataFacts]:
-    """All datasets of a study. Raises UserError where an index contradicts the study, or is stale."""
+def look_up_datasets(file: StudyFile, storage: Path, patience: Patience = PLANNING) -> dict[str, DataFacts]:
+    """All datasets of a study. Raises UserError where an index contradicts the study, or is stale.
+
+    `patience` is for stores behind URLs.
+    """
     found = {}
     for name, spec in file.study.datasets.items():
         if isinstance(spec, ExternalData):
-            found[name] = _external(file, name, spec, storage)
+            found[name] = _external(file, name, spec, storage, patience)
             continue
         identity = generated.identity(spec)
         found[name] = DataFacts(
@@ -43,13 +47,13 @@ def look_up_datasets(file: StudyFile, storage: Path) -> dict[str, DataFacts]:
             classes=generated.classes(spec),
             eval_split=generated.eval_split(spec),
             root=str(storage / "data" / f"{name}-{identity[-8:]}"),
-            is_missing=False,
+            missing="",
             image_size=spec.image_size,
         )
     return found
 
 
-def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path) -> DataFacts:
+def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path, patience: Patience) -> DataFacts:
     if not spec.url and not spec.source:
         raise file.tree.error("neither url nor source", ("datasets", name), "url: a packed folder; source: its downloads")
     if spec.source and spec.description is None:
@@ -58,29 +62,37 @@ def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path) -> 
         root = expand_environment(spec.url) if spec.url else str(storage / "data" / f"{name}{'-dev' if spec.dev else ''}")
     except UserError:  # not set on the machine that plans
         root = spec.url
-    index = _index(file, name, spec, root) if _is_reachable(file, name, root) else None
+    missing = _why_missing(file, name, root, patience)
+    index = None if missing else _index(file, name, spec, root)
     return DataFacts(
         identity=index.identity if index else f"declared-{name}-{spec.train}-{spec.classes}",
         train=spec.train,
         classes=spec.classes,
         eval_split=spec.eval_split,
         root=root,
-        is_missing=index is None,
+        missing=missing,
         image_size=spec.image_size or (index.image_size if index else None),
     )
 
 
-def _is_reachable(file: StudyFile, name: str, root: str) -> bool:
-    """Whether a dataset's index can be read from here."""
+def _why_missing(file: StudyFile, name: str, root: str, patience: Patience) -> str:
+    """Why a dataset's index cannot be read from here; empty where it can."""
     try:
-        if not is_url(root):
-            return Path(root, INDEX_FILE).is_file()
-        read_whole(join(root, INDEX_FILE), PLANNING)
+        if is_url(root):
+            read_whole(join(root, INDEX_FILE), patience)
+            return ""
+        return "" if Path(root, INDEX_FILE).is_file() else NO_INDEX
     except UserError as error:
         raise file.tree.error(error.message, ("datasets", name, "url"), error.allowed) from None
-    except OSError:
-        return False
-    return True
+    except FileNotFoundError:
+        return NO_INDEX
+    except OSError as error:
+        return f"cannot be read: {str(error).removeprefix(join(root, INDEX_FILE)).lstrip(': ')}"
+
+
+def said_of_missing(why: str, where: str) -> str:
+    """The same as a message, with the dataset's folder or address as it may be shown."""
+    return f"no {INDEX_FILE} in {where}" if why == NO_INDEX else f"{INDEX_FILE} in {where} {why}"
 
 
 def _index(file: StudyFile, name: str, spec: ExternalData, root: str) -> DatasetIndex:
@@ -90,6 +102,8 @@ def _index(file: StudyFile, name: str, spec: ExternalData, root: str) -> Dataset
     except UserError as error:
         message = redact(f"{error.file}: {error.message}", names_in(spec.url))
         raise file.tree.error(message, (*place, "url")) from None
+    except OSError as error:  # it could be a moment ago
+        raise file.tree.error(redact(str(error), names_in(spec.url)), (*place, "url")) from None
     train = index.splits["train"].samples if "train" in index.splits else 0
     if (train, index.classes) != (spec.train, spec.classes):
         raise file.tree.error(

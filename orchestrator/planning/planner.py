@@ -11,13 +11,14 @@ from orchestrator import budget
 from orchestrator.budget import Group
 from orchestrator.fingerprint import run_id
 from orchestrator.planning.axes import Point
-from orchestrator.planning.catalogue import look_up_datasets
+from orchestrator.planning.catalogue import PLANNING, look_up_datasets
 from orchestrator.planning.choices import Choice, choices, resolve
 from orchestrator.planning.runs import Cell, Run
 from orchestrator.spec import StudyFile, resolve_size
 from orchestrator.studyfile.schema import InitFile, ModelEntry, ObjectiveEntry, RecipeSpec, Size
 from orchestrator.studyfile.yamltree import Place
 from vitmodel.config import DataRef, EncoderConfig, ModelConfig, Recipe, RunConfig, UserError
+from vitmodel.data.remote import Patience
 from vitmodel.flops import TRAIN_FACTOR, count_params, forward_flops
 from vitmodel.grid import check_image_size
 from vitmodel.hyperrule import bit_hyperrule, hyperrule_resolution
@@ -31,9 +32,9 @@ IMPORTED = "imported"  # stands for the dataset and the length of a pretraining 
 class Planner:
     """Resolves one study's points to runs."""
 
-    def __init__(self, file: StudyFile, storage: Path) -> None:
+    def __init__(self, file: StudyFile, storage: Path, patience: Patience = PLANNING) -> None:
         self.file, self.study = file, file.study
-        self.data = look_up_datasets(file, storage)
+        self.data = look_up_datasets(file, storage, patience)
 
     def cell(self, point: Point) -> Cell:
         entry = self.study.pretrain.models[point.model]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def pack_described(
     return index
 
 
-def pack_missing(file: StudyFile, datasets: dict[str, str], missing: tuple[str, ...], **how: Any) -> bool:
+def pack_missing(file: StudyFile, datasets: dict[str, str], missing: Iterable[str], **how: Any) -> bool:
     """Pack the datasets that a study describes and names the downloads of. Whether there were any."""
     todo = [(name, spec) for name in missing if isinstance(spec := file.study.datasets[name], ExternalData) and spec.source]
     for name, spec in todo:
