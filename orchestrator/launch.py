@@ -25,7 +25,7 @@ from orchestrator.planning.planview import run_facts
 from orchestrator.planning.runs import Bundle, Cell
 from orchestrator.records.claim import is_driven, session_of
 from orchestrator.running import elastic, janitor
-from orchestrator.running.room import nodes_of_cluster
+from orchestrator.running.room import nodes_of_cluster, refuse_drained_node
 from orchestrator.secrets import as_named, redact
 from orchestrator.spec import variables_of
 from orchestrator.store import STOP_FILE, LeaseHeldError, State, Store, read_json, write_json
@@ -185,12 +185,14 @@ def fixed_group(payload: dict[str, Any], config: dict[str, Any]) -> int:
 
 
 def group_of(payload: dict[str, Any], workers: int, failures: int, config: dict[str, Any]) -> Any:
-    """The Ray Train trainer of one worker group."""
+    """The Ray Train trainer of one worker group. Raises LeavingError on a node that is drained: its controller would lie there,
+    and never start. The trial then ends with an error, and Tune starts it again on another node."""
     import ray.train
 
     from orchestrator.running.noticed import NoticedTorchConfig
     from orchestrator.worker import work
 
+    refuse_drained_node()
     uses_gpu = payload["gpus_per_worker"] > 0
     timeout = max(GROUP_TIMEOUT_SECONDS, int(payload["stall_seconds"]) + 60)  # a stall is to be seen as one first
     return lean_trainer()(

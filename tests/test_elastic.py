@@ -18,6 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import ROOT, TINY, bundle_of, clean_environment, study_command
+from processes import named
 from ruamel.yaml import YAML
 
 from orchestrator import results, worker
@@ -88,12 +89,23 @@ def train_workers() -> list[psutil.Process]:
     return found
 
 
+def node_of_trial() -> str:
+    """The node on which the trial lies that starts the groups."""
+    children = psutil.Process().children(recursive=True)
+    (trial,) = named(children, "ray::ImplicitFunc")
+    (node,) = [part.partition("=")[2] for part in trial.parent().cmdline() if part.startswith("--node_id=")]
+    return node
+
+
 @contextlib.contextmanager
 def two_nodes() -> Iterator[tuple[Any, Any]]:
-    """A cluster of a head and a node with one CPU each, and that node."""
+    """A cluster of a head and a node with one CPU each, and that node.
+
+    With a byte of memory the head is the last choice for a trial, which asks for one: it lies on the node until it is drained.
+    """
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "memory": 1})
     try:
         yield cluster, cluster.add_node(num_cpus=1)
     finally:
@@ -162,6 +174,7 @@ def go_through_it(tmp: Path, cluster: Any, node: Any) -> Survived:
         train_workers()[0].terminate()
         until(lambda: at_work(folder, 2, 1) is not None, driver)
         assert watch.poll() is None
+        assert node_of_trial() == node.node_id
         alone_from = folder.attempts()
         Ec2.is_taken = True
         until(lambda: at_work(folder, 1, alone_from) is not None, driver)

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.planning.runs import Bundle
 from orchestrator.records.attempts import LONGEST_PAUSE_SECONDS
 from orchestrator.records.claim import is_driven
-from orchestrator.running.room import free_workers
+from orchestrator.running.room import LeavingError, free_workers
 from orchestrator.store import State, Store, read_json, write_json
 
 LOOK_SECONDS = 5.0  # between two looks for room
@@ -39,6 +39,8 @@ def run(payload: dict[str, Any], start: Callable[[int], int]) -> int:
         watch.start()
         try:
             executed += start(workers)
+        except LeavingError:
+            raise
         except Exception:  # Ray Train raises its own; how the runs' attempts ended stands in the store
             failures += 1
             if failures > payload["group_failures"]:

@@ -21,6 +21,10 @@ class NoClusterError(Exception):
     """The cluster never offered what a run needs."""
 
 
+class LeavingError(Exception):
+    """The node of this process is drained: nothing new starts on it."""
+
+
 def wait_for_room(plan: Plan, nodes: list[dict[str, float]], wait_minutes: float) -> list[dict[str, float]]:
     """Nodes that can hold every run.
 
@@ -91,6 +95,14 @@ def free_workers(cpus: int, gpus: int) -> int:
     needs = {name: need for name, need in (("CPU", cpus), ("GPU", gpus)) if need}
     free = [resources for node, resources in available_resources_per_node().items() if node not in leaving]
     return sum(min(int(resources.get(name, 0) // need) for name, need in needs.items()) for resources in free)
+
+
+def refuse_drained_node() -> None:
+    """Raises LeavingError where this process's own node is drained."""
+    import ray
+
+    if ray.get_runtime_context().get_node_id() in draining_nodes():
+        raise LeavingError("this node is taken away")
 
 
 def draining_nodes() -> set[str]:
