@@ -267,7 +267,7 @@ def stopped_and_saved(folder: RunFolder) -> None:
     step = int(ended.reason.rpartition(" ")[2])
     (path,) = complete_checkpoints(folder.path / "checkpoints")
     assert path.name.startswith(f"step-{step:09d}"), "it goes on from there"
-    assert step > 0
+    assert 0 < step < read_json(folder.path / "config.json")["config"]["steps"]
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "vitscale stop"])
