@@ -16,14 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vitmodel.config import Recipe
+from vitmodel.config.recipe import Recipe
+from vitmodel.config.variants import named_model
 from vitmodel.data.augment import augment
 from vitmodel.data.mixing import draw_mix, mix_images
 from vitmodel.data.order import Batch
 from vitmodel.data.randaugment import randaugment
 from vitmodel.models.build import build
 from vitmodel.training.engine import device
-from vitmodel.variants import named_model
 
 RECIPE = Recipe(preset="bench", optimizer="adamw", lr=1e-3, batch_size=64, schedule="constant", warmup=0, mixup=0.8, cutmix=1.0)
 

@@ -30,7 +30,7 @@ from typing import Any
 from chaosscene import FAULTS, Scene, set_up, tear_down
 
 from orchestrator import results
-from orchestrator.store import Store
+from orchestrator.store.layout import Store
 
 PATIENCE_SECONDS = 5.0  # how long one waits for what was drawn to be there
 TRAINING_SECONDS = 15.0  # how long, every second time, for a training to make steps before it is struck

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from vitmodel.config import Recipe, ViTConfig
+from vitmodel.config.models import ViTConfig
+from vitmodel.config.recipe import Recipe
 from vitmodel.models.build import build
 from vitmodel.training import checkpoint
 from vitmodel.training.checkpoint import CheckpointPolicy, Writer

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import results
-from orchestrator.rows import rowcache
-from orchestrator.store import Store, write_json
-from orchestrator.tracking import Follower
+from orchestrator.results import cache as rowcache
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
+from orchestrator.tracking.mlflow import Follower
 
 ROUNDS = 3
 LIMITS = {"store, first time": 2.0, "store, again": 2.0, "MLflow": 10.0}  # seconds

@@ -27,8 +27,8 @@ import numpy as np
 from data_limits import widen
 from numpy.typing import NDArray
 
-from vitmodel import allocator
 from vitmodel.data.index import load_index
+from vitmodel.training import allocator
 
 PEERS = ("webdataset", "litdata", "streaming", "datasets", "grain", "files")
 IMAGES = {"PHOTO": 1024, "SMALL": 12_288}

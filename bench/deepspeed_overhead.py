@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel import allocator
-from vitmodel.config import Recipe, ViTConfig
+from vitmodel.config.models import ViTConfig
+from vitmodel.config.recipe import Recipe
 from vitmodel.models.build import build
+from vitmodel.training import allocator
 from vitmodel.training.engine import ensure_process_group, import_deepspeed, make_engine, make_optimizer
 
 MICRO = ViTConfig(family="vit", variant="micro/8", width=96, depth=6, mlp_dim=384, heads=3, patch=8)

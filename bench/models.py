@@ -32,8 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitmodel import allocator
-from vitmodel.flops import train_flops
+from vitmodel.flops.count import train_flops
+from vitmodel.training import allocator
 
 WARM_UP = 3
 

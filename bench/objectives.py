@@ -14,13 +14,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from vitmodel.config import SUPERVISED, Mae, MaskedPatch, Objective, ViTConfig
+from vitmodel.config.models import ViTConfig
+from vitmodel.config.objectives import SUPERVISED, Mae, MaskedPatch, Objective
+from vitmodel.config.variants import named_model
 from vitmodel.data.masks import patch_order
 from vitmodel.data.order import Batch
-from vitmodel.flops import forward_flops
+from vitmodel.flops.count import forward_flops
+from vitmodel.flops.objectives import complete
 from vitmodel.models.build import build_for_training
-from vitmodel.objectives import complete
-from vitmodel.variants import named_model
 
 MICRO = ViTConfig(family="vit", variant="micro 32 px", width=96, depth=6, mlp_dim=384, heads=3, patch=4)
 SHAPES: list[tuple[ViTConfig, int, int]] = [(MICRO, 32, 64), (named_model("S/16"), 224, 4)]  # type: ignore[list-item]

@@ -81,7 +81,7 @@ def usual_worker(config: dict[str, Any]) -> float:
     import ray.train
     import torch
 
-    from vitmodel.config import RunConfig
+    from vitmodel.config.run import RunConfig
     from vitmodel.training.context import Context
     from vitmodel.training.run import WEIGHTS_FILE, execute
 

@@ -19,11 +19,11 @@ from peers import Logits, stand_in_for_torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vitmodel.config import ModelConfig
+from vitmodel.config.models import ModelConfig
+from vitmodel.config.variants import named_model
 from vitmodel.models.build import build
-from vitmodel.models.interchange import export_weights, import_weights
-from vitmodel.models.layouts import Layout
-from vitmodel.variants import named_model
+from vitmodel.weights.interchange import export_weights, import_weights
+from vitmodel.weights.layouts import Layout
 
 BOUND = 1e-4
 CLASSES = 1000

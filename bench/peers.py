@@ -13,9 +13,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import nn
 
-from vitmodel.config import ModelConfig, ViTConfig
+from vitmodel.config.models import ModelConfig, ViTConfig
+from vitmodel.config.variants import named_model
 from vitmodel.models.build import build
-from vitmodel.variants import named_model
 
 CLASSES = 1000
 MICRO = ViTConfig(family="vit", variant="micro/8", width=96, depth=6, mlp_dim=384, heads=3, patch=8)

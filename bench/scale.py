@@ -24,11 +24,12 @@ from collect import LOGGED, facts_of, result_of
 from rich.console import Console
 
 from orchestrator import results
-from orchestrator.following.progress import Progress
-from orchestrator.plan import make_bundles
+from orchestrator.monitor.progress import Progress
+from orchestrator.plan.make import make_bundles
 from orchestrator.prepare import prepare
-from orchestrator.records.cursor import Cursor
-from orchestrator.store import Store, write_json
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
+from orchestrator.tracking.cursor import Cursor
 
 STUDY = """\
 name: scale

@@ -6,18 +6,17 @@ import sys
 
 import typer
 
-from orchestrator import study as studies
-from orchestrator.commands import check, data, differ, doctor, inspect, knowledge, models, weights
-from orchestrator.commands import studies as study_verbs
+from orchestrator import study
+from orchestrator.commands import check, data, diff, doctor, inspect, models, results, studies, weights
 from orchestrator.secrets import redact
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="How does this vision model scale? One YAML file to the curves."
 )
-app.add_typer(study_verbs.app)  # without a name: its verbs stand at the top
-app.add_typer(knowledge.app)
-app.add_typer(differ.app)
+app.add_typer(studies.app)  # without a name: its verbs stand at the top
+app.add_typer(results.app)
+app.add_typer(diff.app)
 app.add_typer(doctor.app)
 app.add_typer(check.app)
 app.add_typer(models.app)
@@ -32,7 +31,7 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"error: {redact(str(error))}", file=sys.stderr)
-        sys.exit(studies.USER_ERROR)
+        sys.exit(study.USER_ERROR)
 
 
 if __name__ == "__main__":

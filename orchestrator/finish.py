@@ -7,21 +7,22 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.planning.planview import phase_hours
+from orchestrator.plan.render import phase_hours
 from orchestrator.prepare import Prepared
 from orchestrator.secrets import redact
-from orchestrator.store import State
+from orchestrator.store.state import State
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from orchestrator.following.follow import Follow
+    from orchestrator.monitor.follow import Follow
     from orchestrator.verdicts.answers import Findings
 
 
 def write_report(prepared: Prepared, efficiency: dict[str, Any]) -> tuple[pd.DataFrame, Findings, list[Path]]:
     """Collect the rows there are; write results.csv, what they say (findings.json, claims.csv), report.html, figures/."""
-    from orchestrator import report, results
+    from orchestrator import results
+    from orchestrator.report import page as report
     from orchestrator.verdicts import findings
 
     study, store = prepared.file.study, prepared.store
@@ -74,7 +75,7 @@ def finish(prepared: Prepared, follow: Follow, started: float, worked: bool) -> 
 
 def _say(frame: pd.DataFrame, found: Findings) -> None:
     """Results, what they mean, and the verdicts on the study's claims and targets."""
-    from orchestrator import report
+    from orchestrator.report import page as report
     from orchestrator.verdicts import findings
 
     print(report.table_text(frame))

@@ -10,17 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator import budget
-from orchestrator.plan import Plan, make_bundles, make_plan
-from orchestrator.planning.catalogue import PLANNING, said_of_missing
-from orchestrator.planning.planview import plan_as_data
-from orchestrator.planning.runs import Bundle, Cell, Run
+from orchestrator.plan import budget
+from orchestrator.plan.datasets import PLANNING, said_of_missing
+from orchestrator.plan.make import Plan, make_bundles, make_plan
+from orchestrator.plan.render import plan_as_data
+from orchestrator.plan.runs import Bundle, Cell, Run
 from orchestrator.secrets import as_named, expand_environment, redact
-from orchestrator.spec import StudyFile, read_study
-from orchestrator.store import State, Store
-from orchestrator.studyfile.outside import check_tracker
-from orchestrator.studyfile.schema import ExternalData
-from vitmodel.config import UserError
+from orchestrator.spec.integrations import check_tracker
+from orchestrator.spec.schema import ExternalData
+from orchestrator.spec.study import StudyFile, read_study
+from orchestrator.store.layout import Store
+from orchestrator.store.state import State
+from vitmodel.config.base import UserError
 from vitmodel.data.remote import Patience
 
 
@@ -75,7 +76,7 @@ def storage_root(path: str) -> Path:
 
 def pack_missing(prepared: Prepared, storage: str | None) -> Prepared:
     """Pack what the study describes and has the downloads of, then plan again: a packed dataset's identity is in its index."""
-    from orchestrator.running import packing
+    from orchestrator.execution import packing
 
     packed = packing.pack_missing(prepared.file, prepared.plan.datasets, prepared.plan.missing_indexes)
     return prepare(Path(prepared.file.tree.file), storage, Patience()) if packed else prepared
@@ -94,7 +95,7 @@ def refuse_missing_indexes(prepared: Prepared) -> None:
 def bring_in_tables(prepared: Prepared) -> None:
     """Import the tables that stand beside the study file. Raises UserError, with the line of the table."""
     from orchestrator import results
-    from orchestrator.rows import imports
+    from orchestrator.results import imports
 
     folder = Path(prepared.file.tree.file).parent
     for number, asked in enumerate(prepared.file.study.imports):

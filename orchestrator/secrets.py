@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 
 HIDDEN = "***"
 SHORTEST = 4  # characters: a shorter value says nothing, and hiding it would spoil every text

@@ -16,12 +16,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from orchestrator import budget
 from orchestrator.finish import finish, forecast
-from orchestrator.plan import make_bundles
-from orchestrator.planning.catalogue import PLANNING
-from orchestrator.planning.planview import plan_as_text
-from orchestrator.planning.runs import Cell
+from orchestrator.plan import budget
+from orchestrator.plan.datasets import PLANNING
+from orchestrator.plan.make import make_bundles
+from orchestrator.plan.render import plan_as_text
+from orchestrator.plan.runs import Cell
 from orchestrator.prepare import (
     Prepared,
     bring_in_tables,
@@ -32,8 +32,10 @@ from orchestrator.prepare import (
     refuse_missing_indexes,
 )
 from orchestrator.secrets import redact
-from orchestrator.store import STOP_FILE, Lease, LeaseHeldError, State, write_json
-from vitmodel.config import UserError
+from orchestrator.store.files import write_json
+from orchestrator.store.lease import Lease, LeaseHeldError
+from orchestrator.store.state import STOP_FILE, State
+from vitmodel.config.base import UserError
 from vitmodel.data.remote import Patience
 
 DONE, SOME_FAILED, USER_ERROR, NO_CLUSTER, OVER_BUDGET, HELD = range(6)
@@ -77,8 +79,8 @@ def _plan_text(prepared: Prepared, as_json: bool) -> str:
 
 def _run(prepared: Prepared) -> int:
     """Everything after the plan: checks, lease, data, launch, report."""
-    from orchestrator.launch import on_cluster
-    from orchestrator.running.room import check_room
+    from orchestrator.execution.capacity import check_room
+    from orchestrator.execution.launch import on_cluster
 
     study = prepared.file.study
     refuse_missing_indexes(prepared)
@@ -111,10 +113,10 @@ def _lost() -> None:
 def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> int:
     from rich.console import Console
 
-    from orchestrator.following.follow import Follow
-    from orchestrator.launch import launch, ray_session
-    from orchestrator.running.room import NoClusterError, concurrency, wait_for_room
-    from orchestrator.running.signals import stopping
+    from orchestrator.execution.capacity import NoClusterError, concurrency, wait_for_room
+    from orchestrator.execution.launch import launch, ray_session
+    from orchestrator.execution.signals import stopping
+    from orchestrator.monitor.follow import Follow
 
     study, store = prepared.file.study, prepared.store
     console = Console(highlight=False)

@@ -19,8 +19,9 @@ from typing import Any
 import forked
 import torch.distributed as dist
 
-from orchestrator import worker
-from orchestrator.store import Store, write_json
+from orchestrator.execution import worker
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
 from vitmodel.training import guard, loop
 from vitmodel.training.checkpoint import complete_checkpoints
 from vitmodel.training.context import CHECKPOINTS

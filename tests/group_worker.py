@@ -23,7 +23,7 @@ import forked
 import torch
 import torch.distributed as dist
 
-from vitmodel.config import RunConfig
+from vitmodel.config.run import RunConfig
 from vitmodel.training import checkpoint
 from vitmodel.training.checkpoint import CheckpointError, CheckpointPolicy
 from vitmodel.training.context import Context

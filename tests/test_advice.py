@@ -14,15 +14,16 @@ from typer.testing import CliRunner
 
 from orchestrator import results
 from orchestrator.cli import app
-from orchestrator.plan import make_plan
-from orchestrator.planning.planview import plan_as_data
-from orchestrator.spec import read_study
-from orchestrator.store import Store, write_json
-from orchestrator.studyfile.questions import Target
+from orchestrator.plan.make import make_plan
+from orchestrator.plan.render import plan_as_data
+from orchestrator.spec.claims import Target
+from orchestrator.spec.study import read_study
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
 from orchestrator.verdicts import advice, evidence
 from orchestrator.verdicts.advice import gradient, information, width
 from orchestrator.verdicts.forecast import Aim, Way, ways
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 
 COMPUTES = np.geomspace(1, 1e3, 8)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from test_report import CANARY, Page, done
 
-from orchestrator import laws, plots, report
-from orchestrator.reporting import answertables, interactive, lawcharts
+from orchestrator import laws
+from orchestrator.report import answer_tables, interactive, law_charts, page, plots
 from orchestrator.verdicts.answers import Claim, Comparison, Curve, Findings, Forecast, Measure, Point, Verdict, View
 
 IMAGES = np.geomspace(1e3, 1e6, 10)
@@ -92,7 +92,7 @@ def points(family: str, exponent: float) -> tuple[Point, ...]:
 
 
 def test_verdicts_and_targets_are_told_with_numbers(found: Findings) -> None:
-    shown = answertables.of_findings(found)
+    shown = answer_tables.of_findings(found)
     (verdict,) = shown["verdicts"]
     assert (verdict["verdict"], verdict["tally"], verdict["runs"]) == ("holds", "1 cannot tell", ["a", "b"])
     assert "3e+04" in verdict["number"]
@@ -105,7 +105,7 @@ def test_verdicts_and_targets_are_told_with_numbers(found: Findings) -> None:
 def test_parameters_stand_in_their_own_unit_with_intervals_that_hold_the_truth(found: Findings) -> None:
     for curve, exponent in zip(found.curves, (0.5, 0.3), strict=False):
         assert curve.law is not None
-        value, low, high = answertables.parameters(curve.law, 0.9)["c"]
+        value, low, high = answer_tables.parameters(curve.law, 0.9)["c"]
         assert low <= value <= high
         assert value == pytest.approx(exponent, abs=0.01)
 
@@ -113,16 +113,16 @@ def test_parameters_stand_in_their_own_unit_with_intervals_that_hold_the_truth(f
 def test_what_is_held_out_is_beyond_half_of_the_largest_and_was_not_fitted(found: Findings) -> None:
     law = found.curves[0].law
     assert law is not None
-    test = lawcharts.held_out(law)
+    test = law_charts.held_out(law)
     assert test is not None
     assert test.cut == IMAGES[-1] / 2
     assert test.law.x_range[1] <= test.cut
     assert test.rmse == pytest.approx(0.01, abs=0.01)
-    assert lawcharts.held_out(laws.fit(IMAGES[:4], 5 * IMAGES[:4] ** -0.5, "M1")) is None, "three points carry no law"
+    assert law_charts.held_out(laws.fit(IMAGES[:4], 5 * IMAGES[:4] ** -0.5, "M1")) is None, "three points carry no law"
 
 
 def test_a_chart_with_laws_shows_bands_held_out_points_and_targets_in_both_drawings(found: Findings) -> None:
-    (chart,) = lawcharts.of_findings(found)
+    (chart,) = law_charts.of_findings(found)
     assert len(chart.trends) == 2
     assert [target.label for target in chart.targets] == ["ViT at 3M"]
     hollow = chart.points[chart.points["held_out"]]
@@ -140,7 +140,7 @@ def test_a_chart_with_laws_shows_bands_held_out_points_and_targets_in_both_drawi
 
 def test_the_page_opens_with_the_verdicts_and_escapes_them(found: Findings, tmp_path: Path) -> None:
     hostile = replace(found, claims=tuple(replace(claim, sentence=CANARY, says=CANARY) for claim in found.claims))
-    text = report.write(done(tmp_path), tmp_path, {}, hostile).read_text()
+    text = page.write(done(tmp_path), tmp_path, {}, hostile).read_text()
     shown = Page(text).shown
     assert CANARY not in text
     assert shown.count(CANARY) >= 2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from vitmodel.config import Recipe
+from vitmodel.config.recipe import Recipe
 from vitmodel.data.mixing import Mix, Targets, draw_mix, mix_images, mixed_loss
 from vitmodel.data.order import Batch, Order
 from vitmodel.data.prepare import mix_of, prepare

@@ -9,9 +9,9 @@ from conftest import WriteStudy
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from vitmodel.recipes import PRESETS, resolve_recipe
+from vitmodel.config.presets import PRESETS, resolve_recipe
+from vitmodel.config.variants import named_model
 from vitmodel.training.overfit import by_heart
-from vitmodel.variants import named_model
 
 
 def check(study: Path, storage: Path, steps: int = 300) -> tuple[int, list[str]]:

@@ -15,7 +15,9 @@ from conftest import ROOT, clean_environment
 from group_worker import at_second_asking
 from safetensors.torch import load_file, save_file
 
-from vitmodel.config import DataRef, Recipe, RunConfig, ViTConfig
+from vitmodel.config.models import ViTConfig
+from vitmodel.config.recipe import Recipe
+from vitmodel.config.run import DataRef, RunConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 from vitmodel.training.checkpoint import CheckpointPolicy, complete_checkpoints

@@ -25,9 +25,9 @@ from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 from cluster.leave import AHEAD_SECONDS
+from orchestrator.execution import capacity
 from orchestrator.prepare import prepare
-from orchestrator.running import room
-from orchestrator.spec import read_study
+from orchestrator.spec.study import read_study
 
 CLUSTER = ROOT / "cluster"
 MANIFESTS = sorted(CLUSTER.glob("kuberay/*.yaml"))
@@ -224,13 +224,13 @@ def test_a_cluster_that_grows_is_asked_for_the_largest_group(
     grown = [{"Alive": True, "Resources": {"CPU": 4.0}}]
     monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))  # noqa: PLW0108
     monkeypatch.setattr("ray.nodes", lambda: grown if asked else [])
-    monkeypatch.setattr(room, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(capacity, "LOOK_SECONDS", 0.0)
     plan = prepare(write_study(lambda content: content.update(resources={"workers": 2})), str(tmp_path)).plan
-    assert room.wait_for_room(plan, [], wait_minutes=1) == [{"CPU": 4.0}]
+    assert capacity.wait_for_room(plan, [], wait_minutes=1) == [{"CPU": 4.0}]
     assert asked == [[{"CPU": 1.0}] * 2, []]
     monkeypatch.setattr("ray.nodes", lambda: [])
-    with pytest.raises(room.NoClusterError):
-        room.wait_for_room(plan, [], wait_minutes=0.001)
+    with pytest.raises(capacity.NoClusterError):
+        capacity.wait_for_room(plan, [], wait_minutes=0.001)
     assert asked[-1] == []
 
 

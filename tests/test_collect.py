@@ -12,10 +12,11 @@ import pytest
 from test_results import cell, finish, full_store, make_store
 
 from orchestrator import results
-from orchestrator.rows import outcomes, rowcache
-from orchestrator.store import State, Store
-from orchestrator.tracking import Follower
-from vitmodel.config import UserError
+from orchestrator.results import cache, outcomes
+from orchestrator.store.layout import Store
+from orchestrator.store.state import State
+from orchestrator.tracking.mlflow import Follower
+from vitmodel.config.base import UserError
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_planned_facts_that_enter_an_outcome_are_part_of_the_signature(tmp_path:
 def test_a_damaged_cache_is_done_without(tmp_path: Path, content: bytes) -> None:
     full_store(tmp_path)
     first = results.collect(tmp_path, "toy")
-    (tmp_path / "studies/toy" / rowcache.FILE).write_bytes(content)
+    (tmp_path / "studies/toy" / cache.FILE).write_bytes(content)
     pd.testing.assert_frame_equal(results.collect(tmp_path, "toy"), first)
 
 
@@ -128,6 +129,6 @@ def test_a_store_that_may_only_be_read_is_collected(tmp_path: Path, monkeypatch:
         raise PermissionError(13, "read-only")
 
     full_store(tmp_path)
-    monkeypatch.setattr(rowcache.pq, "write_table", refused)
+    monkeypatch.setattr(cache.pq, "write_table", refused)
     assert len(results.collect(tmp_path, "toy")) == 16
-    assert not (tmp_path / "studies/toy" / rowcache.FILE).exists()
+    assert not (tmp_path / "studies/toy" / cache.FILE).exists()

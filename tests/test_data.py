@@ -13,7 +13,7 @@ import webdataset as wds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data import generated
 from vitmodel.data.augment import augment, normalise, ready
 from vitmodel.data.generated import DigitsConfig, FractalConfig

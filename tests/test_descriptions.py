@@ -14,10 +14,10 @@ from scipy.io import savemat
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.plan import make_plan
-from orchestrator.spec import read_study
-from orchestrator.studyfile.describe import HOME, check_counts, find_description, known_names, pack_config, read_description
-from vitmodel.config import UserError
+from orchestrator.plan.make import make_plan
+from orchestrator.spec.describe import HOME, check_counts, find_description, known_names, pack_config, read_description
+from orchestrator.spec.study import read_study
+from vitmodel.config.base import UserError
 from vitmodel.data.index import load_index
 from vitmodel.data.opening import open_source
 from vitmodel.data.verify import verify
@@ -93,7 +93,7 @@ def test_pack_index_and_verify_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_a_study_packs_what_it_describes(tmp_path: Path, write_study: WriteStudy) -> None:
-    from orchestrator.running.packing import pack_missing
+    from orchestrator.execution.packing import pack_missing
 
     small(tmp_path)
     source = images(tmp_path)
@@ -144,7 +144,7 @@ def test_mistakes_in_a_study(keys: dict[str, Any], message: str, tmp_path: Path,
 
 
 def test_missing_downloads_are_said_with_the_way_to_them(tmp_path: Path, write_study: WriteStudy) -> None:
-    from orchestrator.running.packing import pack_missing
+    from orchestrator.execution.packing import pack_missing
 
     keys = {"describe": "fashion_mnist", "source": str(tmp_path / "nothing")}
     file = read_study(write_study(lambda content: content["datasets"].update(fractals=keys)))

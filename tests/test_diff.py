@@ -11,8 +11,8 @@ from conftest import WriteStudy
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.store import Store
-from vitmodel.config import UserError
+from orchestrator.store.layout import Store
+from vitmodel.config.base import UserError
 
 
 def differences(*arguments: str) -> dict[str, Any]:

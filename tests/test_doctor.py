@@ -16,12 +16,12 @@ import pytest
 from conftest import WriteStudy
 from typer.testing import CliRunner
 
-from orchestrator import doctor
-from orchestrator.checks import asked, cluster, machine
-from orchestrator.checks.finding import Finding, Level
 from orchestrator.cli import app
-from orchestrator.doctor import Check, examine
-from orchestrator.spec import read_study
+from orchestrator.doctor import cluster, machine, study
+from orchestrator.doctor import examine as doctor
+from orchestrator.doctor.examine import Check, examine
+from orchestrator.doctor.finding import Finding, Level
+from orchestrator.spec.study import read_study
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 
@@ -137,9 +137,9 @@ def silent() -> Iterator[int]:
 
 
 def test_a_tracker_that_never_answers_is_given_up(silent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked, "REPLY_SECONDS", 0.3)
+    monkeypatch.setattr(study, "REPLY_SECONDS", 0.3)
     began = time.monotonic()
-    (found,) = asked.tracker(f"http://127.0.0.1:{silent}", tmp_path)
+    (found,) = study.tracker(f"http://127.0.0.1:{silent}", tmp_path)
     assert (found.level, "does not answer" in found.text) == (Level.FAIL, True)
     assert "mlflow server --host 127.0.0.1" in found.mend
     assert time.monotonic() - began < 5
@@ -166,13 +166,13 @@ def test_what_hangs_hangs_alone() -> None:
 
 def test_storage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert levels(asked.storage(tmp_path / "file" / "runs")) == ["fail"]
-    assert asked.storage(tmp_path / "new")[0].level is not Level.FAIL
+    assert levels(study.storage(tmp_path / "file" / "runs")) == ["fail"]
+    assert study.storage(tmp_path / "new")[0].level is not Level.FAIL
     assert not (tmp_path / "new").exists(), "a look leaves nothing"
     if os.geteuid() != 0:  # root writes everywhere
         (tmp_path / "locked").mkdir(mode=0o500)
-        assert levels(asked.storage(tmp_path / "locked")) == ["fail"]
-    proc = asked.storage(Path("/proc/vitscale"))  # read-only for everybody
+        assert levels(study.storage(tmp_path / "locked")) == ["fail"]
+    proc = study.storage(Path("/proc/vitscale"))  # read-only for everybody
     assert levels(proc) == ["fail"]
 
 
@@ -181,12 +181,12 @@ def test_storage(tmp_path: Path) -> None:
 )
 def test_trackers(setting: str, level: str, tmp_path: Path) -> None:
     (tmp_path / "garbage.db").write_text("no database" * 100)
-    assert levels(asked.tracker(setting.replace("{}", str(tmp_path)), tmp_path)) == [level]
+    assert levels(study.tracker(setting.replace("{}", str(tmp_path)), tmp_path)) == [level]
 
 
 def test_a_file_store_behind_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITSCALE_TEST_MLFLOW", str(tmp_path / "mlruns"))
-    (found,) = asked.tracker("${env:VITSCALE_TEST_MLFLOW}", tmp_path)
+    (found,) = study.tracker("${env:VITSCALE_TEST_MLFLOW}", tmp_path)
     assert (found.level, "never a folder" in found.text) == (Level.FAIL, True)
 
 
@@ -199,7 +199,7 @@ def test_datasets_one_by_one(write_study: WriteStudy, tmp_path: Path, monkeypatc
         content["datasets"]["absent"] = {"url": "${env:VITSCALE_TEST_DATA}/absent", "train": 5, "classes": 2}
         content["datasets"]["other"] = {"url": "${env:VITSCALE_TEST_DATA}/digits", "train": 9, "classes": 10}
 
-    found = asked.datasets(read_study(write_study(change)), tmp_path)
+    found = study.datasets(read_study(write_study(change)), tmp_path)
     assert levels(found) == ["ok", "ok", "fail", "fail"]
     assert "no index.json in ${env:VITSCALE_TEST_DATA}/absent" in found[2].text
     assert "the index has 1074 training images" in found[3].text
@@ -228,7 +228,7 @@ def test_few_open_files() -> None:
 
 
 def test_the_command(write_study: WriteStudy, silent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked, "REPLY_SECONDS", 0.3)
+    monkeypatch.setattr(study, "REPLY_SECONDS", 0.3)
     storage = ["--storage", str(tmp_path / "runs"), "--json"]
     well = CliRunner().invoke(app, ["doctor", str(write_study()), *storage])
     assert well.exit_code == 0, well.output

@@ -21,10 +21,11 @@ from conftest import ROOT, TINY, bundle_of, clean_environment, study_command
 from processes import named
 from ruamel.yaml import YAML
 
-from orchestrator import results, worker
+from orchestrator import results
+from orchestrator.execution import worker
 from orchestrator.prepare import prepare
-from orchestrator.records.attempts import End, attempts_of
-from orchestrator.store import RunFolder, Store
+from orchestrator.store.attempts import End, attempts_of
+from orchestrator.store.layout import RunFolder, Store
 
 pytestmark = pytest.mark.timeout(900)
 STEPS, SAVE = 1600, 20

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel.config import Recipe, ViTConfig
+from vitmodel.config.models import ViTConfig
+from vitmodel.config.recipe import Recipe
 from vitmodel.models.build import build
 from vitmodel.training.engine import end_engine, ensure_process_group, full_weights, make_engine, make_optimizer, zero_settings
 

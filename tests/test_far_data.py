@@ -13,8 +13,8 @@ from conftest import WriteStudy, clean_environment, run_study
 from test_remote import serving
 
 from orchestrator import results
-from orchestrator.store import Store
-from vitmodel.config import RunConfig
+from orchestrator.store.layout import Store
+from vitmodel.config.run import RunConfig
 from vitmodel.data.badsamples import BAD_FILE
 from vitmodel.data.generated import FractalConfig
 from vitmodel.data.index import INDEX_FILE, load_index, render_index

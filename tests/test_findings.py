@@ -17,14 +17,14 @@ import pytest
 from conftest import ROOT, WriteStudy
 
 from orchestrator import results
-from orchestrator.rows.importtable import rows as table_rows
-from orchestrator.spec import read_study
-from orchestrator.studyfile.questions import Claims, Import, Target
-from orchestrator.studyfile.schema import Study
+from orchestrator.results.import_table import rows as table_rows
+from orchestrator.spec.claims import Claims, Import, Target
+from orchestrator.spec.schema import Study
+from orchestrator.spec.study import read_study
 from orchestrator.verdicts import findings
 from orchestrator.verdicts.answers import Claim, Findings, Verdict
 from orchestrator.verdicts.forecast import settle
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 
 SIZES = [1000, 4000, 16000, 64000]
 PARAMS = {"S/16": 1e6, "L/16": 1e7, "R1": 1e6, "R2": 1e7, "H1": 2e6}

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitmodel.config import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, UserError, ViTConfig
-from vitmodel.flops import activation_bytes, count_params, forward_flops, list_variants, train_flops
+from vitmodel.config.base import UserError
+from vitmodel.config.models import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, ViTConfig
+from vitmodel.config.variants import NAMED_VARIANTS, RESNET_STAGES, named_model
+from vitmodel.flops.count import activation_bytes, count_params, forward_flops, list_variants, train_flops
 from vitmodel.models.build import build
-from vitmodel.variants import NAMED_VARIANTS, RESNET_STAGES, named_model
 
 # Exact counts for 1000 classes at 224 px with a class token. BiT: Kolesnikov et al. 2020, 25.5M for R50x1. Hybrids: timm's
 # vit_small_r26_s32_224, vit_base_r50_s16_224, vit_large_r50_s32_224; CNNs and the other BiT: torchvision's and timm's counts.

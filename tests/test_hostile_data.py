@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_packing import config
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.index import load_index
 from vitmodel.data.shards import pack
 from vitmodel.data.tarscan import samples_of

@@ -23,9 +23,10 @@ from processes import alive, family_of, named, within
 from ruamel.yaml import YAML
 from test_study import curves, outcomes
 
+from orchestrator.execution.network import interface_of
 from orchestrator.prepare import prepare
-from orchestrator.running.interfaces import interface_of
-from orchestrator.store import Store, write_json
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = 1000

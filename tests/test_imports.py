@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from orchestrator import results
 from orchestrator.cli import app
-from orchestrator.rows import imports
-from orchestrator.rows.importtable import rows
-from orchestrator.spec import read_study
-from orchestrator.store import write_json
-from vitmodel.config import UserError
+from orchestrator.results import imports
+from orchestrator.results.import_table import rows
+from orchestrator.spec.study import read_study
+from orchestrator.store.files import write_json
+from vitmodel.config.base import UserError
 
 DATA = ROOT / "studies" / "data"
 GOOD = (

@@ -14,19 +14,22 @@ import pytest
 from conftest import WriteStudy, clean_environment, run_study
 from test_weights import MICRO_HYBRID, VIT, random_state
 
-from orchestrator import report, results
-from orchestrator.launch import bundle_payload
-from orchestrator.plan import Plan, make_bundles, make_plan
-from orchestrator.planning.planview import plan_as_data, plan_as_text
-from orchestrator.spec import read_study
-from orchestrator.store import Store
-from vitmodel.config import DataRef, RunConfig, UserError, ViTConfig
-from vitmodel.models.interchange import export_weights
-from vitmodel.models.weights import saved_model
-from vitmodel.recognise import Layout
+from orchestrator import results
+from orchestrator.execution.launch import bundle_payload
+from orchestrator.plan.make import Plan, make_bundles, make_plan
+from orchestrator.plan.render import plan_as_data, plan_as_text
+from orchestrator.report import page
+from orchestrator.spec.study import read_study
+from orchestrator.store.layout import Store
+from vitmodel.config.base import UserError
+from vitmodel.config.models import ViTConfig
+from vitmodel.config.run import DataRef, RunConfig
 from vitmodel.training.context import Context
 from vitmodel.training.run import execute
-from vitmodel.weightfile import content_hash, read_header
+from vitmodel.weights.header import content_hash, read_header
+from vitmodel.weights.interchange import export_weights
+from vitmodel.weights.native import saved_model
+from vitmodel.weights.recognise import Layout
 
 SMALL = VIT.model_copy(update={"pre_logits": 20})
 
@@ -220,4 +223,4 @@ def test_fine_tunes_from_a_file_for_real(write_study: WriteStudy, npz: Path, tmp
     assert frame["top1"][1:].between(0, 1).all()
     store = Store(tmp_path / "store")
     assert saved_model(store.run(frame["run_id"][0]).path / "model.safetensors") is not None
-    assert "unknown" in report.table_text(frame)
+    assert "unknown" in page.table_text(frame)

@@ -13,15 +13,17 @@ from test_flops import CIFAR_RESNET, MICRO_HYBRID, MIXERS
 from test_weights_cli import refusal, vitscale
 from torch import Tensor, nn
 
-from orchestrator.reporting import looks
-from orchestrator.store import Store, write_json
+from orchestrator.report import model_figures
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
 from vitmodel import inspect
-from vitmodel.config import ModelConfig, UserError, ViTConfig
+from vitmodel.config.base import UserError
+from vitmodel.config.models import ModelConfig, ViTConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 from vitmodel.models.build import build
-from vitmodel.models.verify import fixed_images
-from vitmodel.models.weights import save_weights
+from vitmodel.weights.native import save_weights
+from vitmodel.weights.verify import fixed_images
 
 CLS = ViTConfig(family="vit", variant="cls", width=32, depth=3, mlp_dim=48, heads=4, patch=8)
 GAP = CLS.model_copy(update={"pooling": "gap", "variant": "gap"})
@@ -163,19 +165,19 @@ def test_an_image_is_lit_where_attention_goes() -> None:
     image = np.full((32, 32, 3), 200, np.uint8)
     weights = np.zeros((4, 4), np.float32)
     weights[1, 2] = 1
-    light = looks.lit(image, weights)
+    light = model_figures.lit(image, weights)
     assert light[12, 20, 0] == 179, "half a pixel off the centre of the patch, both ways: 0.12 + 0.88 x (15/16)^2"
     assert light[28, 4, 0] < 30
 
 
 def test_figures_draw_what_they_are_given() -> None:
-    figure = looks.distances(np.array([[3.0, 5.0], [8.0, 4.0]], np.float32), 32, 1, "V $x$")
+    figure = model_figures.distances(np.array([[3.0, 5.0], [8.0, 4.0]], np.float32), 32, 1, "V $x$")
     (dots,) = [c for c in figure.axes[0].collections if len(c.get_offsets()) == 4]
     assert sorted(map(tuple, np.asarray(dots.get_offsets()).tolist())) == [(1, 3), (1, 5), (2, 4), (2, 8)]
     assert figure.texts[0].get_text() == "Mean attention distance, V $x$"
     similarity = np.random.default_rng(0).uniform(-1, 1, (2, 3, 2, 3)).astype(np.float32)
-    assert len(looks.positions(similarity).axes) == 2
-    figure = looks.filters(np.random.default_rng(0).normal(size=(9, 4, 4, 3)).astype(np.float32))
+    assert len(model_figures.positions(similarity).axes) == 2
+    figure = model_figures.filters(np.random.default_rng(0).normal(size=(9, 4, 4, 3)).astype(np.float32))
     (shown,) = figure.axes[0].images
     assert float(np.min(shown.get_array())) == 0
 

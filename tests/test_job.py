@@ -17,8 +17,8 @@ from conftest import ROOT, WriteStudy, clean_environment
 
 from orchestrator import results
 from orchestrator.prepare import prepare, storage_root
-from orchestrator.records.attempts import attempts_of
-from orchestrator.store import Store
+from orchestrator.store.attempts import attempts_of
+from orchestrator.store.layout import Store
 
 pytestmark = pytest.mark.timeout(600)
 RAY = str(Path(sys.executable).parent / "ray")
@@ -133,7 +133,7 @@ def a_stopped_job_saves_first(address: str, environment: dict[str, str], write_s
 def meet_the_doctor(address: str, environment: dict[str, str], gcs: str, storage: Path) -> None:
     """What `vitscale doctor` says of this head with its token, without, and with another; and what its nodes see."""
     code = (
-        "from orchestrator.checks.cluster import dashboard, head; print([f'{f.level} {f.text}' for f in head() + dashboard()])"
+        "from orchestrator.doctor.cluster import dashboard, head; print([f'{f.level} {f.text}' for f in head() + dashboard()])"
     )
     ask = {**environment, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
     for changes, words in (
@@ -144,7 +144,7 @@ def meet_the_doctor(address: str, environment: dict[str, str], gcs: str, storage
         said = subprocess.check_output([sys.executable, "-c", code], env={**ask, **changes}, text=True)
         assert words in said, said
         assert "listens on loopback only" in said
-    command = [sys.executable, "-m", "orchestrator.checks.nodes", str(storage)]
+    command = [sys.executable, "-m", "orchestrator.doctor.nodes", str(storage)]
     seen = subprocess.run(command, env={**ask, "RAY_ADDRESS": gcs}, capture_output=True, text=True, timeout=120, check=False)
     assert seen.stdout.splitlines()[-1:] == ["[[], 1]"], seen.stdout + seen.stderr
     assert not list(storage.glob(".probe-*"))

@@ -8,12 +8,14 @@ import pytest
 from conftest import WriteStudy
 from ray.tune.search import Searcher
 
-from orchestrator.launch import mark_unfinished, trial
-from orchestrator.plan import make_bundles, make_plan
-from orchestrator.planning.runs import Bundle
-from orchestrator.running.fanout import Fanout
-from orchestrator.spec import read_study
-from orchestrator.store import STOP_FILE, State, Store, write_json
+from orchestrator.execution.fanout import Fanout
+from orchestrator.execution.launch import mark_unfinished, trial
+from orchestrator.plan.make import make_bundles, make_plan
+from orchestrator.plan.runs import Bundle
+from orchestrator.spec.study import read_study
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
+from orchestrator.store.state import STOP_FILE, State
 
 
 @pytest.fixture

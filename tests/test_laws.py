@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import laws
-from orchestrator.scaling.points import effective_points, growing_weights, points
-from orchestrator.scaling.points import trend as trend_of
+from orchestrator.laws.points import effective_points, growing_weights, points
+from orchestrator.laws.points import trend as trend_of
 
 GRID = np.geomspace(1e6, 1e9, 24)
 CURVES = ROOT / "bench" / "data" / "learning_curves.csv"

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from test_flops import CIFAR_RESNET, MICRO_CNNS, MICRO_HYBRID, MICRO_RESNET, MICRO_VIT, MIXERS, PRE_LOGITS
 from torch import Tensor, nn
 
-from vitmodel.config import ModelConfig, ResNetConfig, UserError
+from vitmodel.config.base import UserError
+from vitmodel.config.models import ModelConfig, ResNetConfig
 from vitmodel.models.build import build
 from vitmodel.models.cnn import BatchNorm, synchronise_statistics
 from vitmodel.models.hybrid import StdConvSame, pad_same
 from vitmodel.models.mixers import Attention, AxialAttention, WindowAttention, make_mixer
 from vitmodel.models.resnet import StdConv2d
 from vitmodel.models.vit import ViT
-from vitmodel.models.weights import load_for_transfer, resize_position_embedding, save_weights
 from vitmodel.training.engine import leave_process_group
+from vitmodel.weights.native import load_for_transfer, resize_position_embedding, save_weights
 
 CLS_VIT = MICRO_VIT.model_copy(update={"pooling": "cls", "gelu": "erf"})
 BOTTLENECK = ResNetConfig(family="resnet", variant="b", stages=(1, 1), width=8, groups=4)

@@ -14,11 +14,11 @@ from PIL import Image
 from test_results import full_store
 
 from orchestrator.prepare import bring_in_tables, prepare
-from orchestrator.store import write_json
-from orchestrator.tracking import Follower
-from vitmodel.config import ViTConfig
+from orchestrator.store.files import write_json
+from orchestrator.tracking.mlflow import Follower
+from vitmodel.config.models import ViTConfig
 from vitmodel.models.build import build
-from vitmodel.models.weights import save_weights
+from vitmodel.weights.native import save_weights
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 VIT = ViTConfig(family="vit", variant="V16/8", width=16, depth=2, mlp_dim=32, heads=2, patch=8)

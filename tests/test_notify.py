@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.following import notify
-from orchestrator.following.notify import Notifier
-from orchestrator.records.watch import Watch
-from orchestrator.store import State, Store
-from orchestrator.studyfile.outside import Notify, Tracking
+from orchestrator.monitor import notify
+from orchestrator.monitor.notify import Notifier
+from orchestrator.spec.integrations import Notify, Tracking
+from orchestrator.store.layout import Store
+from orchestrator.store.state import State
+from orchestrator.store.watch import Watch
 
 CANARY = "canary-5f3a9c"
 HOOK = Notify(webhook="${env:VITSCALE_TEST_HOOK}")

@@ -14,25 +14,27 @@ from safetensors.torch import load_file
 from test_training import CutError, config, losses, recipe, train
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.plan import make_plan
-from orchestrator.planning.runs import Run
-from orchestrator.spec import read_study
-from vitmodel.config import HybridConfig, Mae, MaeDecoder, MaskedPatch, Objective, UserError, ViTConfig
+from orchestrator.plan.make import make_plan
+from orchestrator.plan.runs import Run
+from orchestrator.spec.study import read_study
+from vitmodel.config.base import UserError
+from vitmodel.config.models import HybridConfig, ViTConfig
+from vitmodel.config.objectives import Mae, MaeDecoder, MaskedPatch, Objective
+from vitmodel.config.presets import resolve_recipe
+from vitmodel.config.variants import named_model
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.masks import patch_order
 from vitmodel.data.order import Batch
 from vitmodel.data.shards import pack
-from vitmodel.flops import count_params, forward_flops, train_flops
+from vitmodel.flops.count import count_params, forward_flops, train_flops
+from vitmodel.flops.objectives import complete, corruption, visible_patches
 from vitmodel.models import masked
 from vitmodel.models.build import build, build_for_training
-from vitmodel.models.interchange import export_weights, import_weights
-from vitmodel.models.weights import save_weights
-from vitmodel.objectives import complete, corruption, visible_patches
-from vitmodel.recipes import resolve_recipe
 from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.engine import make_optimizer, set_learning_rate
 from vitmodel.training.run import WEIGHTS_FILE
-from vitmodel.variants import named_model
+from vitmodel.weights.interchange import export_weights, import_weights
+from vitmodel.weights.native import save_weights
 
 VIT = ViTConfig(family="vit", variant="v", width=32, depth=2, mlp_dim=64, heads=2, patch=4)
 GAP = VIT.model_copy(update={"pooling": "gap"})

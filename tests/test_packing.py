@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 from scipy.io import savemat
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import Format, LabelSets, PackConfig
 from vitmodel.data.index import load_index
 from vitmodel.data.opening import detect_format
@@ -329,7 +329,7 @@ def test_ray_and_processes_give_the_same_bytes(tmp_path: Path, monkeypatch: pyte
         pack(config(source, "idx"), tmp_path / name / "set", processes=processes)
     program = (  # Ray reads its token once a process: another test's Ray may have been first in this one
         "import sys; from pathlib import Path; import vitmodel.data.shards as shards; shards.SHARD_SAMPLES = 32; "
-        "from orchestrator.running.packing import ray_tasks; from test_packing import config, pack; "
+        "from orchestrator.execution.packing import ray_tasks; from test_packing import config, pack; "
         "pack(config(Path(sys.argv[1]), 'idx'), Path(sys.argv[2]), run_jobs=ray_tasks)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}

@@ -12,8 +12,8 @@ import pytest
 from browser import Page
 from test_report import CANARY, FACTS, done, with_a_gap
 
-from orchestrator import report
-from orchestrator.reporting import charts, interactive
+from orchestrator.report import charts, interactive
+from orchestrator.report import page as report
 
 DRAWN = "document.documentElement.dataset.drawn === 'yes'"
 SHOWN = "[...document.querySelectorAll('.still')].map(e => e.getBoundingClientRect().width > 0)"

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 from conftest import ROOT, WriteStudy, run_study, study_command
 
-from orchestrator import budget
-from orchestrator.budget import Group
-from orchestrator.fingerprint import canonical_json, run_id
-from orchestrator.plan import Plan, make_bundles, make_plan
-from orchestrator.planning.planview import totals
-from orchestrator.spec import read_study
-from orchestrator.studyfile.schema import Resources
-from vitmodel.config import RunConfig, UserError
-from vitmodel.recipes import PRESETS, resolve_recipe
-from vitmodel.variants import named_model
+from orchestrator.plan import budget
+from orchestrator.plan.budget import Group
+from orchestrator.plan.fingerprint import canonical_json, run_id
+from orchestrator.plan.make import Plan, make_bundles, make_plan
+from orchestrator.plan.render import totals
+from orchestrator.spec.schema import Resources
+from orchestrator.spec.study import read_study
+from vitmodel.config.base import UserError
+from vitmodel.config.presets import PRESETS, resolve_recipe
+from vitmodel.config.run import RunConfig
+from vitmodel.config.variants import named_model
 
 PAPER = list(csv.DictReader((ROOT / "tests/data/vit_paper_table6.csv").open()))
 

@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console
 from test_results import GROUP, cell, finish, make_store
 
-from orchestrator.following import progress
-from orchestrator.following.follow import GpuHours
-from orchestrator.following.progress import Progress, log_gap_seconds
-from orchestrator.records.watch import Watch
-from orchestrator.store import State, Store
+from orchestrator.monitor import progress
+from orchestrator.monitor.follow import GpuHours
+from orchestrator.monitor.progress import Progress, log_gap_seconds
+from orchestrator.store.layout import Store
+from orchestrator.store.state import State
+from orchestrator.store.watch import Watch
 
 
 @pytest.fixture

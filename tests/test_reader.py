@@ -21,7 +21,7 @@ from conftest import ROOT
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.badsamples import BAD_FILE, BadSamples, append
 from vitmodel.data.crops import ATTEMPTS, Crops, box_of
 from vitmodel.data.decode import SMALL_PIXELS, DecodeError, Header, decode, decode_box, read_header

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from conftest import WriteStudy
 
-from orchestrator.plan import Plan, make_plan
-from orchestrator.planning.planview import run_facts
-from orchestrator.spec import read_study
-from orchestrator.studyfile.schema import RecipeSpec
-from vitmodel.config import Recipe, UserError
-from vitmodel.hyperrule import bit_hyperrule, hyperrule_resolution
-from vitmodel.recipes import resolve_recipe
-from vitmodel.variants import named_model
+from orchestrator.plan.make import Plan, make_plan
+from orchestrator.plan.render import run_facts
+from orchestrator.spec.schema import RecipeSpec
+from orchestrator.spec.study import read_study
+from vitmodel.config.base import UserError
+from vitmodel.config.hyperrule import bit_hyperrule, hyperrule_resolution
+from vitmodel.config.presets import resolve_recipe
+from vitmodel.config.recipe import Recipe
+from vitmodel.config.variants import named_model
 
 
 def plan_of(path: Path) -> Plan:

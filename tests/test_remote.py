@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, TINY
 
 from orchestrator.prepare import prepare, refuse_missing_indexes
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.badsamples import AwayError
 from vitmodel.data.generated import FractalConfig
 from vitmodel.data.index import load_index, read_index

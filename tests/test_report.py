@@ -16,10 +16,11 @@ import pytest
 from matplotlib.figure import Figure
 from test_results import cell, finish, full_store, make_store
 
-from orchestrator import plots, report, results
-from orchestrator.reporting import tables
-from orchestrator.rows import standing
-from orchestrator.store import State
+from orchestrator import results
+from orchestrator.report import page as report
+from orchestrator.report import plots, tables
+from orchestrator.results import summary
+from orchestrator.store.state import State
 
 FIGURES = [
     plots.error_vs_dataset_size,
@@ -66,7 +67,7 @@ def lines_of(figure: Figure) -> dict[str, Any]:
     [(512, "512"), (1024, "1k"), (4096, "4k"), (16384, "16k"), (999_999, "1M"), (1_281_167, "1.3M"), (303e6, "303M")],
 )
 def test_counts_are_written_as_people_say_them(number: float, words: str) -> None:
-    assert standing.count(number) == words
+    assert summary.count(number) == words
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_counts_are_written_as_people_say_them(number: float, words: str) -> Non
     [(3.1e10, "31 gigaFLOPs"), (1.85e12, "1.9 teraFLOPs"), (2.55e20, "255 exaFLOPs"), (4.2e21, "4200 exaFLOPs")],
 )
 def test_flops_are_written_in_the_largest_unit(flops: float, words: str) -> None:
-    assert standing.flops_words(flops) == words
+    assert summary.flops_words(flops) == words
 
 
 def test_summary_says_who_leads_where_and_how_error_falls(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_points_are_means_over_seeds_of_the_longest_pretraining(tmp_path: Path) 
 
 def test_equal_flops_on_other_data_are_points_of_their_own(tmp_path: Path) -> None:
     frame = done(tmp_path).assign(pretrain_flops=1e12, length="100 steps")
-    points = standing.flops_curve(standing.finetuned(frame))
+    points = summary.flops_curve(summary.finetuned(frame))
     assert len(points) == 4
     assert sorted(points["mean"].round(3)) == [0.05, 0.2, 0.3, 0.5]
 

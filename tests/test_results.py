@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 
 from orchestrator import results
-from orchestrator.store import State, Store, write_json
-from vitmodel.config import UserError
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
+from orchestrator.store.state import State
+from vitmodel.config.base import UserError
 
 ROW_OF_THE_DESIGN = (
     "study, run_id, parent_id, phase, family, variant, recipe, params, forward_flops, dataset, dataset_size, length, epochs, "
@@ -248,7 +250,7 @@ def write_json_fast(store: Store, run_id: str) -> None:
 
 def test_reading_results_needs_no_torch_ray_or_mlflow() -> None:
     code = (
-        "import sys, orchestrator.results, orchestrator.plots, orchestrator.report;"
+        "import sys, orchestrator.results, orchestrator.report.plots, orchestrator.report;"
         "print({'torch', 'ray', 'mlflow', 'matplotlib.pyplot'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from vitmodel.config import Recipe
-from vitmodel.schedule import learning_rate, steps_of
+from vitmodel.config.recipe import Recipe
+from vitmodel.config.schedule import learning_rate, steps_of
 
 
 def recipe(**keys: object) -> Recipe:

@@ -14,8 +14,8 @@ from test_notify import Receiver
 
 from orchestrator.prepare import prepare
 from orchestrator.secrets import as_named, expand_environment, redact
-from orchestrator.spec import read_study
-from vitmodel.config import UserError
+from orchestrator.spec.study import read_study
+from vitmodel.config.base import UserError
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 

@@ -10,10 +10,10 @@ import pytest
 from conftest import TINY, WriteStudy, run_study
 from ruamel.yaml import YAML
 
-from orchestrator.plan import make_plan
-from orchestrator.planning.catalogue import NO_INDEX
-from orchestrator.spec import read_study
-from vitmodel.config import UserError
+from orchestrator.plan.datasets import NO_INDEX
+from orchestrator.plan.make import make_plan
+from orchestrator.spec.study import read_study
+from vitmodel.config.base import UserError
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 
@@ -160,11 +160,11 @@ def test_write_protected_storage(write_study: WriteStudy, tmp_path: Path) -> Non
 
 
 def test_full_storage(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator import store
+    from orchestrator.store import layout
 
-    monkeypatch.setattr(store, "FREE_BYTES", 2**62)
+    monkeypatch.setattr(layout, "FREE_BYTES", 2**62)
     with pytest.raises(UserError, match=r"MiB left.*64 MiB or more"):
-        store.Store(tmp_path).check_writable()
+        layout.Store(tmp_path).check_writable()
     assert list(tmp_path.iterdir()) == []
 
 

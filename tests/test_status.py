@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.prepare import prepare
-from orchestrator.records.attempts import End, record_end
-from orchestrator.records.status import as_text, duration, survey
-from orchestrator.store import State, Store, write_json
+from orchestrator.store.attempts import End, record_end
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
+from orchestrator.store.state import State
+from orchestrator.store.status import as_text, duration, survey
 
 HOLD = """\
 import sys, time

@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator import store as store_module
-from orchestrator.records.claim import Claim
-from orchestrator.records.curve import origin_line
-from orchestrator.records.watch import Watch
-from orchestrator.store import Lease, LeaseHeldError, RunFolder, State, Store, read_json, write_json
+from orchestrator.store import layout
+from orchestrator.store.claim import Claim
+from orchestrator.store.curve import origin_line
+from orchestrator.store.files import read_json, write_json
+from orchestrator.store.layout import RunFolder, Store
+from orchestrator.store.lease import Lease, LeaseHeldError
+from orchestrator.store.state import State
+from orchestrator.store.watch import Watch
 
 
 def entry(step: int, loss: float) -> str:
@@ -102,7 +105,7 @@ def test_a_live_lease_holds_and_a_dead_ones_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_lease_beats_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(layout, "HEARTBEAT_SECONDS", 0.05)
     lease = Lease(tmp_path)
     lease.take()
     first = read_json(lease.path)["time"]
@@ -117,7 +120,7 @@ def test_a_lease_of_another_host_ages(tmp_path: Path) -> None:
     write_json(tmp_path / "lease.json", {"token": "t", "host": "elsewhere", "pid": 1, "time": time.time()})
     with pytest.raises(LeaseHeldError, match="elsewhere"):
         Lease(tmp_path).take()
-    old = time.time() - 2 * store_module.LEASE_SECONDS
+    old = time.time() - 2 * layout.LEASE_SECONDS
     write_json(tmp_path / "lease.json", {"token": "t", "host": "elsewhere", "pid": 1, "time": old})
     Lease(tmp_path).take()
 
@@ -172,7 +175,7 @@ def test_a_claim_ends_with_the_driver_or_with_a_later_attempt_of_its_own_driver(
 
 
 def test_a_lease_that_was_taken_over_is_not_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(layout, "HEARTBEAT_SECONDS", 0.05)
     lost = threading.Event()
     Lease(tmp_path, on_lost=lost.set).take()
     write_json(tmp_path / "lease.json", {"token": "another", "host": "elsewhere", "pid": 1, "time": time.time()})

@@ -20,8 +20,8 @@ from processes import alive, family_of, named, within
 from ruamel.yaml import YAML
 
 from orchestrator import results
-from orchestrator.records.attempts import End, attempts_of
-from orchestrator.store import Store
+from orchestrator.store.attempts import End, attempts_of
+from orchestrator.store.layout import Store
 
 pytestmark = pytest.mark.timeout(600)
 LENGTHS = [{"epochs": 25}]

@@ -16,8 +16,8 @@ import torch
 from conftest import WriteStudy, clean_environment
 from test_packing import config
 
-from orchestrator.plan import make_plan
-from orchestrator.spec import read_study, resolve_size
+from orchestrator.plan.make import make_plan
+from orchestrator.spec.study import read_study, resolve_size
 from vitmodel.data.descriptions import LabelSets
 from vitmodel.data.index import load_index
 from vitmodel.data.reader import Dataset

@@ -15,16 +15,18 @@ import pytest
 import torch
 from conftest import ONE_THREAD, Change, WriteStudy, bundle_of, groups_of_two, study_writer, without_ray
 
-from orchestrator import launch, results, worker
-from orchestrator.planning.runs import Bundle
+from orchestrator import results
+from orchestrator.execution import elastic, launch, worker
+from orchestrator.execution.elastic import fitting, sizes
+from orchestrator.plan.runs import Bundle
 from orchestrator.prepare import Prepared, prepare
-from orchestrator.records.attempts import Attempt, End, Next, attempts_of, next_attempt
-from orchestrator.running import elastic
-from orchestrator.running.elastic import fitting, sizes
-from orchestrator.store import RunFolder, State, Store, read_json, write_json
+from orchestrator.spec.fault_tolerance import Checkpoint, Retries
+from orchestrator.store.attempts import Attempt, End, Next, attempts_of, next_attempt
+from orchestrator.store.files import read_json, write_json
+from orchestrator.store.layout import RunFolder, Store
+from orchestrator.store.state import State
 from orchestrator.study import OVER_BUDGET, SOME_FAILED, USER_ERROR
-from orchestrator.studyfile.endurance import Checkpoint, Retries
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.badsamples import AwayError
 from vitmodel.training import loop
 from vitmodel.training.checkpoint import complete_checkpoints

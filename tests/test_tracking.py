@@ -19,9 +19,11 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.records.cursor import Cursor
-from orchestrator.store import RunFolder, State, Store, write_json
-from orchestrator.tracking import Follower, tracking_uri
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import RunFolder, Store
+from orchestrator.store.state import State
+from orchestrator.tracking.cursor import Cursor
+from orchestrator.tracking.mlflow import Follower, tracking_uri
 
 
 def facts(run_id: str, parent: str | None = None) -> dict[str, Any]:
@@ -295,7 +297,7 @@ def poll_until_sent(follower: Follower) -> None:
 def test_a_driver_that_is_killed_while_the_database_is_made(tmp_path: Path) -> None:
     """The sqlite file has all tables or does not exist: the next driver goes on."""
     uri = tracking_uri("auto", Store(tmp_path))
-    script = f"from orchestrator.following.mlflowdb import make_database; make_database({uri!r})"
+    script = f"from orchestrator.tracking.mlflowdb import make_database; make_database({uri!r})"
     driver = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, cwd=ROOT)
     deadline = time.monotonic() + 90
     while not any(path.stat().st_size > 65536 for path in tmp_path.glob(".mlflow.db-*")):  # in the middle of its migrations

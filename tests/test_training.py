@@ -13,7 +13,9 @@ import pytest
 import torch
 from conftest import Pairs, clean_environment
 
-from vitmodel.config import DataRef, Recipe, ResNetConfig, RunConfig, ViTConfig
+from vitmodel.config.models import ResNetConfig, ViTConfig
+from vitmodel.config.recipe import Recipe
+from vitmodel.config.run import DataRef, RunConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.reader import Dataset
 from vitmodel.data.shards import pack

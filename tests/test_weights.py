@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 from test_flops import CIFAR_RESNET, MICRO_CNNS, MICRO_HYBRID, MIXERS
 from torch import Tensor
 
-from vitmodel.config import ModelConfig, ResNetConfig, UserError, ViTConfig
+from vitmodel.config.base import UserError
+from vitmodel.config.models import ModelConfig, ResNetConfig, ViTConfig
+from vitmodel.config.variants import named_model
 from vitmodel.models.build import build
-from vitmodel.models.interchange import export_weights, import_weights
-from vitmodel.models.layouts import tensors_of
-from vitmodel.models.weights import load_for_transfer, save_weights, saved_model
-from vitmodel.recognise import LAYOUTS, Layout
-from vitmodel.variants import named_model
+from vitmodel.weights.interchange import export_weights, import_weights
+from vitmodel.weights.layouts import tensors_of
+from vitmodel.weights.native import load_for_transfer, save_weights, saved_model
+from vitmodel.weights.recognise import LAYOUTS, Layout
 
 VIT = ViTConfig(family="vit", variant="vit", width=32, depth=2, mlp_dim=48, heads=4, patch=8)
 GAP = VIT.model_copy(update={"pooling": "gap"})

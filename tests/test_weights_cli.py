@@ -15,13 +15,15 @@ from test_weights import BIT, PRE, VIT, random_state, written
 from typer.testing import CliRunner, Result
 
 from orchestrator.cli import app
-from orchestrator.store import Store, write_json
-from vitmodel.config import ModelConfig, UserError
+from orchestrator.store.files import write_json
+from orchestrator.store.layout import Store
+from vitmodel.config.base import UserError
+from vitmodel.config.models import ModelConfig
+from vitmodel.config.variants import NAMED_VARIANTS
 from vitmodel.models.build import build
-from vitmodel.models.interchange import export_weights, import_weights
-from vitmodel.models.verify import fixed_images, logit_difference, module, verify_file
-from vitmodel.models.weights import save_weights, saved_model
-from vitmodel.variants import NAMED_VARIANTS
+from vitmodel.weights.interchange import export_weights, import_weights
+from vitmodel.weights.native import save_weights, saved_model
+from vitmodel.weights.verify import fixed_images, logit_difference, module, verify_file
 
 
 def vitscale(*arguments: object) -> Result:

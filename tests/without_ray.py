@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator import launch, study, worker
-from orchestrator.plan import Plan
-from orchestrator.planning.runs import Bundle
-from orchestrator.store import Store
-from orchestrator.studyfile.schema import Study
+from orchestrator import study
+from orchestrator.execution import launch, worker
+from orchestrator.plan.make import Plan
+from orchestrator.plan.runs import Bundle
+from orchestrator.spec.schema import Study
+from orchestrator.store.layout import Store
 
 
 @contextmanager

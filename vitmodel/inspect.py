@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.models.hybrid import HybridEmbed
 from vitmodel.models.mixers import Attention
 from vitmodel.models.vit import ViT

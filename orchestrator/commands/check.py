@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.options import Storage, StudyPath
-from orchestrator.planning.runs import Run
+from orchestrator.plan.runs import Run
 from orchestrator.prepare import make_datasets, prepare, refuse_missing_indexes
 
 app = typer.Typer()

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.commands.options import Storage
 from orchestrator.prepare import prepare
-from orchestrator.studyfile.describe import find_description, known_names, read_description
-from orchestrator.studyfile.schema import ExternalData
-from vitmodel.config import UserError, suggest
+from orchestrator.spec.describe import find_description, known_names, read_description
+from orchestrator.spec.schema import ExternalData
+from vitmodel.config.base import UserError, suggest
 from vitmodel.data.descriptions import Format, PackConfig
 from vitmodel.data.index import DatasetIndex
 
@@ -52,7 +52,7 @@ def pack(
     storage: Storage = None,
 ) -> None:
     """Pack images into shards with an index; a killed packing goes on where it stopped."""
-    from orchestrator.running.packing import pack_described, pack_visibly
+    from orchestrator.execution.packing import pack_described, pack_visibly
 
     how: dict[str, Any] = {"workers": workers, "on_ray": ray}
     own: dict[str, Any] = {"seed": seed, "resize": resize, "skip_bad": _percent(skip_bad, "--skip-bad")}
@@ -131,7 +131,7 @@ def known() -> None:
 
 
 def _pack_of_study(study: Path, name: str, storage: str | None, how: dict[str, Any]) -> None:
-    from orchestrator.running.packing import pack_missing, pack_visibly
+    from orchestrator.execution.packing import pack_missing, pack_visibly
 
     prepared = prepare(study, storage)
     spec = prepared.file.study.datasets.get(name)

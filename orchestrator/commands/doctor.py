@@ -20,11 +20,11 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look for what would stop a study: versions, token, storage, ports, GPUs, tracker, datasets. Exit 1 where it finds it."""
-    from orchestrator import doctor as room
+    from orchestrator.doctor import examine
     from orchestrator.prepare import storage_root
-    from orchestrator.spec import read_study
+    from orchestrator.spec.study import read_study
 
     file = read_study(study) if study else None
-    lines = room.examine(room.checks(file, storage_root(room.storage_of(file, storage))))
-    print(json.dumps(room.as_data(lines), indent=1) if as_json else room.as_text(lines), flush=True)
-    raise typer.Exit(0 if room.is_well(lines) else 1)
+    lines = examine.examine(examine.checks(file, storage_root(examine.storage_of(file, storage))))
+    print(json.dumps(examine.as_data(lines), indent=1) if as_json else examine.as_text(lines), flush=True)
+    raise typer.Exit(0 if examine.is_well(lines) else 1)

@@ -12,9 +12,11 @@ import typer
 
 from orchestrator.commands.options import StoragePath
 from orchestrator.prepare import storage_root
-from orchestrator.records.find import FoundWeights, find_weights
-from orchestrator.store import Store, read_json
-from vitmodel.config import ModelConfig, UserError
+from orchestrator.store.files import read_json
+from orchestrator.store.find import FoundWeights, find_weights
+from orchestrator.store.layout import Store
+from vitmodel.config.base import UserError
+from vitmodel.config.models import ModelConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,23 +95,23 @@ def look(subject: Subject) -> tuple[dict[str, Any], dict[str, str]]:
 
 def figures(arrays: dict[str, Any]) -> dict[str, Figure]:
     """The figures of these arrays, by name."""
-    from orchestrator.reporting import looks
+    from orchestrator.report import model_figures
 
     name = str(arrays["name"])
     makers: dict[str, Callable[[], Figure]] = {
-        "filters": lambda: looks.filters(arrays["filters"], name),
-        "positions": lambda: looks.positions(arrays["positions"], name),
-        "distances": lambda: looks.distances(
+        "filters": lambda: model_figures.filters(arrays["filters"], name),
+        "positions": lambda: model_figures.positions(arrays["positions"], name),
+        "distances": lambda: model_figures.distances(
             arrays["distances"], int(arrays["image_size"]), int(arrays["averaged_images"]), name
         ),
-        "rollout": lambda: looks.rollout(arrays["images"], arrays["rollout"], name),
+        "rollout": lambda: model_figures.rollout(arrays["images"], arrays["rollout"], name),
     }
     return {kind: make() for kind, make in makers.items() if kind in arrays}
 
 
 def _subject(found: FoundWeights, paths: list[Path], store: Store) -> Subject:
     """Module and images. Without an image, the first test images of the dataset that the run was trained on."""
-    from vitmodel.models.verify import image_size_of_state, module
+    from vitmodel.weights.verify import image_size_of_state, module
 
     model, state = _weights(found)
     side = image_size_of_state(model, state)
@@ -122,8 +124,8 @@ def _subject(found: FoundWeights, paths: list[Path], store: Store) -> Subject:
 
 
 def _weights(found: FoundWeights) -> tuple[ModelConfig, dict[str, Any]]:
-    from vitmodel.models.interchange import import_weights, with_head
-    from vitmodel.models.tensorfiles import read_tensors
+    from vitmodel.weights.files import read_tensors
+    from vitmodel.weights.interchange import import_weights, with_head
 
     return (found.model, with_head(found.model, read_tensors(found.path))) if found.model else import_weights(found.path)
 

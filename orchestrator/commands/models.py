@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.options import Json
-from vitmodel.config import UserError
-from vitmodel.flops import Listed, list_variants
-from vitmodel.variants import NAMED_VARIANTS
+from vitmodel.config.base import UserError
+from vitmodel.config.variants import NAMED_VARIANTS
+from vitmodel.flops.count import Listed, list_variants
 
 app = typer.Typer()
 LEAST_COLUMNS = 100

@@ -10,17 +10,18 @@ import typer
 
 from orchestrator.commands.options import StoragePath
 from orchestrator.prepare import storage_root
-from orchestrator.records.find import find_weights
-from orchestrator.store import Store
-from vitmodel.config import FAMILIES, HybridConfig, ModelConfig, UserError, ViTConfig
-from vitmodel.recognise import CHOICES, Layout
-from vitmodel.variants import VIT_SIZES, named_model
-from vitmodel.weightfile import hf_choices
+from orchestrator.store.find import find_weights
+from orchestrator.store.layout import Store
+from vitmodel.config.base import UserError
+from vitmodel.config.models import FAMILIES, HybridConfig, ModelConfig, ViTConfig
+from vitmodel.config.variants import VIT_SIZES, named_model
+from vitmodel.weights.header import hf_choices
+from vitmodel.weights.recognise import CHOICES, Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitmodel.models.verify import Verified
+    from vitmodel.weights.verify import Verified
 
 app = typer.Typer(no_args_is_help=True, help="Weights of other codebases, in and out.")
 
@@ -40,7 +41,7 @@ Tolerance = Annotated[float, typer.Option("--tolerance", min=0.0, help="of two f
 @app.command("import")
 def import_file(file: Path, dest: Path, model: Model = None, layout: FromLayout = None) -> None:
     """Read an official npz, a timm or Hugging Face file or folder; write DEST.safetensors, which carries its model."""
-    from vitmodel.models.interchange import export_weights, import_weights
+    from vitmodel.weights.interchange import export_weights, import_weights
 
     _check_suffix(dest, "ours")
     config, state = import_weights(file, _model(model), layout)
@@ -54,7 +55,7 @@ def import_file(file: Path, dest: Path, model: Model = None, layout: FromLayout 
 @app.command("export")
 def export(run_or_file: str, dest: Path, layout: ToLayout, storage: StoragePath = "runs") -> None:
     """Write the weights of a run, or of a file, as another codebase reads them."""
-    from vitmodel.models.interchange import export_weights, import_weights
+    from vitmodel.weights.interchange import export_weights, import_weights
 
     _check_suffix(dest, layout)
     found = find_weights(run_or_file, Store(storage_root(storage)))
@@ -77,8 +78,8 @@ def verify(
     tolerance: Tolerance = 1e-4,
 ) -> None:
     """Check keys, shapes, values and round trips of a file; with a second file, compare the logits of a fixed image."""
-    from vitmodel.models.interchange import import_weights
-    from vitmodel.models.verify import logit_difference, verify_file
+    from vitmodel.weights.interchange import import_weights
+    from vitmodel.weights.verify import logit_difference, verify_file
 
     config = _model(model)
     problems = list(_report(verify_file(file, config, layout)))
@@ -128,8 +129,8 @@ def _model(text: str | None) -> ModelConfig | None:
 
 def _read(path: Path, model: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
     """A run's weights: its configuration says the model, also for files that do not carry it yet."""
-    from vitmodel.models.interchange import with_head
-    from vitmodel.models.tensorfiles import read_tensors
+    from vitmodel.weights.files import read_tensors
+    from vitmodel.weights.interchange import with_head
 
     return model, with_head(model, read_tensors(path))
 
@@ -142,7 +143,7 @@ def _check_suffix(dest: Path, target: Target) -> None:
 
 def _has_guessed_heads(config: ModelConfig, model: str | None, file: Path) -> bool:
     """Whether nothing but the width told the number of heads: tensors of timm, or of Hugging Face without a config.json."""
-    from vitmodel.models.interchange import own_model
+    from vitmodel.weights.interchange import own_model
 
     if model is not None or file.suffix == ".npz" or "heads" in hf_choices(file) or own_model(file) is not None:
         return False

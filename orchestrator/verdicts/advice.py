@@ -14,19 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.laws import Law
-from orchestrator.plan import cells_at
-from orchestrator.planning.axes import Point as AxesPoint
-from orchestrator.planning.axes import recipes_at
-from orchestrator.planning.catalogue import look_up_datasets
-from orchestrator.planning.runs import Cell
-from orchestrator.planning.runs import Run as PlannedRun
-from orchestrator.spec import StudyFile, resolve_size
-from orchestrator.store import State, Store
-from orchestrator.studyfile.questions import Target
+from orchestrator.plan.axes import Point as AxesPoint
+from orchestrator.plan.axes import recipes_at
+from orchestrator.plan.datasets import look_up_datasets
+from orchestrator.plan.make import cells_at
+from orchestrator.plan.runs import Cell
+from orchestrator.plan.runs import Run as PlannedRun
+from orchestrator.spec.claims import Target
+from orchestrator.spec.study import StudyFile, resolve_size
+from orchestrator.store.layout import Store
+from orchestrator.store.state import State
 from orchestrator.verdicts.answers import Point
 from orchestrator.verdicts.evidence import Evidence
 from orchestrator.verdicts.forecast import Aim, Way, aim_of, best, is_target, view_of, ways
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 
 STEP = 1e-4  # of the differences by theta, exponents and logarithms
 WEAK = 1.0  # standard deviation that a parameter has where no run holds it: theta are of order one

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from orchestrator.scaling.compare import Ratio
-from orchestrator.scaling.law import Law
+from orchestrator.laws.compare import Ratio
+from orchestrator.laws.law import Law
 
 Axis = Literal["pretrain_flops", "dataset_size"]
 

@@ -17,8 +17,8 @@ from scipy.stats import norm, t
 
 from orchestrator import laws
 from orchestrator.laws import LawError
-from orchestrator.rows import standing
-from orchestrator.studyfile.questions import Claims
+from orchestrator.results import summary
+from orchestrator.spec.claims import Claims
 from orchestrator.verdicts.answers import Axis, Curve, Point, View
 
 CELL = ["family", "variant", "dataset", "dataset_size", "epochs", "seed"]
@@ -60,11 +60,11 @@ class Evidence:
 def views(frame: pd.DataFrame, claims: Claims, ceilings: Mapping[str, str]) -> tuple[View, ...]:
     """What can be judged: the mean over tasks, the mean without some, each fine-tuned task, each probed one, else upstream."""
     done = _judged(frame)
-    tuned, probed = standing.tasks(done, "finetune"), standing.tasks(done, "probe")
+    tuned, probed = summary.tasks(done, "finetune"), summary.tasks(done, "probe")
     found = []
     if tuned:
         asked = tuple(task for task in claims.tasks or tuned if task in tuned)
-        how = standing.amount(done[done["phase"] == "finetune"])
+        how = summary.amount(done[done["phase"] == "finetune"])
         left_out = tuple(ceilings) if claims.leave_out is None else claims.leave_out
         kept = tuple(task for task in asked if task not in left_out)
         if len(asked) > 1:
@@ -75,7 +75,7 @@ def views(frame: pd.DataFrame, claims: Claims, ceilings: Mapping[str, str]) -> t
         found += [View(name=task, tasks=(task,), phase="finetune", how=how) for task in tuned]
     shots = done.loc[done["phase"] == "probe", "shots"].max() if probed else 0
     found += [View(name=f"{task}, {shots} shots", tasks=(task,), phase="probe", how=f"{shots} shots") for task in probed]
-    if not found and len(standing.pretrained(done)):
+    if not found and len(summary.pretrained(done)):
         found.append(View(name="upstream", tasks=("",), phase="pretrain", how="right after pretraining"))
     return tuple(found)
 
@@ -98,7 +98,7 @@ def ceilings(frame: pd.DataFrame, claims: Claims) -> dict[str, str]:
 
 def _judged(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows with a result whose pretraining is known: imported weights say nothing on images or compute."""
-    done = standing.finished(frame)
+    done = summary.finished(frame)
     return done[done["dataset_size"].notna()]
 
 

@@ -16,13 +16,13 @@ import pandas as pd
 
 from orchestrator import laws
 from orchestrator.laws import LawError
-from orchestrator.scaling.lawview import law_as_data
-from orchestrator.store import write_json
-from orchestrator.studyfile.questions import LawForm
-from orchestrator.studyfile.schema import Study
+from orchestrator.laws.render import law_as_data
+from orchestrator.spec.claims import LawForm
+from orchestrator.spec.schema import Study
+from orchestrator.store.files import write_json
 from orchestrator.verdicts import judge
 from orchestrator.verdicts.answers import Comparison, Curve, Findings, Forecast
-from orchestrator.verdicts.computes import front_ratio_of, two_curves
+from orchestrator.verdicts.compute_claims import front_ratio_of, two_curves
 from orchestrator.verdicts.evidence import Evidence, ceilings, compute_points, curve, data_points, gather, views
 from orchestrator.verdicts.forecast import forecasts, settle
 

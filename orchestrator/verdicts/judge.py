@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from orchestrator.rows.standing import family_name
-from orchestrator.studyfile.questions import ClaimName, Claims
-from orchestrator.verdicts import computes, sizes, tuning
+from orchestrator.results.summary import family_name
+from orchestrator.spec.claims import ClaimName, Claims
+from orchestrator.verdicts import compute_claims, data_claims, finetune_claims
 from orchestrator.verdicts.answers import Claim
 from orchestrator.verdicts.common import Judged, all_runs
 from orchestrator.verdicts.evidence import Evidence
@@ -21,13 +21,13 @@ from orchestrator.verdicts.evidence import Evidence
 Judge = Callable[[Evidence, pd.DataFrame], Judged | None]
 
 JUDGES: Mapping[ClaimName, Judge] = {
-    "larger_needs_data": lambda found, _: sizes.larger_needs_data(found),
-    "overtakes_with_data": lambda found, _: sizes.overtakes_with_data(found),
-    "less_compute": lambda found, _: computes.less_compute(found),
-    "two_to_four_times_less": lambda found, _: computes.two_to_four_times_less(found),
-    "hybrid_advantage_vanishes": lambda found, _: computes.hybrid_advantage_vanishes(found),
-    "few_epochs_suffice": tuning.few_epochs_suffice,
-    "no_saturation": lambda found, _: computes.no_saturation(found),
+    "larger_needs_data": lambda found, _: data_claims.larger_needs_data(found),
+    "overtakes_with_data": lambda found, _: data_claims.overtakes_with_data(found),
+    "less_compute": lambda found, _: compute_claims.less_compute(found),
+    "two_to_four_times_less": lambda found, _: compute_claims.two_to_four_times_less(found),
+    "hybrid_advantage_vanishes": lambda found, _: compute_claims.hybrid_advantage_vanishes(found),
+    "few_epochs_suffice": finetune_claims.few_epochs_suffice,
+    "no_saturation": lambda found, _: compute_claims.no_saturation(found),
 }
 
 

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 
 BAD_FILE = "bad_samples.jsonl"
 

@@ -1,6 +1,6 @@
 """What is to be packed, as frozen configuration: the format of the files, and a ready description of a known dataset.
 
-Reads nothing; the YAML of a description is read by orchestrator.studyfile.describe.
+Reads nothing; the YAML of a description is read by orchestrator.spec.describe.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vitmodel.config import Frozen
+from vitmodel.config.base import Frozen
 
 Split = Literal["train", "val", "test"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vitmodel.config import Frozen
+from vitmodel.config.base import Frozen
 
 GENERATOR_VERSION = 1  # raise it when the same configuration would give other bytes
 DIGITS_PER_CLASS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)  # scikit-learn's load_digits

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from vitmodel.config import Frozen, UserError
+from vitmodel.config.base import Frozen, UserError
 from vitmodel.data.remote import Patience, is_url, join, read_whole
 
 INDEX_FILE = "index.json"

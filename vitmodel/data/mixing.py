@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitmodel.config import Recipe
+from vitmodel.config.recipe import Recipe
 from vitmodel.data.augment import MIXING, uniform
 from vitmodel.data.order import Batch, Ints
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import (
     CifarFormat,
     FlowersFormat,

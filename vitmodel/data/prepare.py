@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitmodel.config import Recipe
+from vitmodel.config.recipe import Recipe
 from vitmodel.data.augment import ready
 from vitmodel.data.mixing import Mix, Targets, draw_mix, mix_images
 from vitmodel.data.order import Batch, Ints

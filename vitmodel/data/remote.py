@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data import generated
 from vitmodel.data.descriptions import PackConfig
 from vitmodel.data.folders import partial_folder, write_whole

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.order import Ints, interleaved
 
 SPLITS = ("train", "val", "test")

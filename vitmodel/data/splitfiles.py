@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.index import DatasetIndex, Shard
 from vitmodel.data.nodecache import NodeCache, NoRoomError
 from vitmodel.data.order import Ints, interleaved

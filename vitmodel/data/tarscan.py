@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.images import MAX_BYTES
 
 IMAGES = ("jpg", "jpeg", "png", "webp")

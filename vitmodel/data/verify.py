@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.folders import write_whole
 from vitmodel.data.formats.tars import find_tars
 from vitmodel.data.index import INDEX_FILE, DatasetIndex, Shard, Split, read_index, render_index

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from vitmodel.config import Frozen, UserError
+from vitmodel.config.base import Frozen, UserError
 from vitmodel.data.folders import write_whole
 from vitmodel.data.images import Checked, check_image
 from vitmodel.data.index import Shard

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from vitmodel.config import CnnConfig, HybridConfig, Mae, ModelConfig, Objective, ResNetConfig, Supervised, UserError
-from vitmodel.grid import check_image_size, patch_grid
+from vitmodel.config.base import UserError
+from vitmodel.config.models import CnnConfig, HybridConfig, ModelConfig, ResNetConfig
+from vitmodel.config.objectives import Mae, Objective, Supervised
+from vitmodel.flops.grid import check_image_size, patch_grid
 from vitmodel.models.cnn import Cnn
 from vitmodel.models.hybrid import HybridEmbed
 from vitmodel.models.masked import MaskedAutoencoder, MaskedPatchPredictor

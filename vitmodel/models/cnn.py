@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitmodel.config import CnnConfig
-from vitmodel.convolutions import (
+from vitmodel.config.models import CnnConfig
+from vitmodel.flops.convolutions import (
     ALEXNET_CHANNELS,
     ALEXNET_GRID,
     Residual,

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel.config import HybridConfig
-from vitmodel.convolutions import hybrid_blocks, hybrid_features
+from vitmodel.config.models import HybridConfig
+from vitmodel.flops.convolutions import hybrid_blocks, hybrid_features
 from vitmodel.models.residual import PostActivation, channels_first
 from vitmodel.models.vit import PatchEmbed
 

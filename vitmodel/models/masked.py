@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel.config import EncoderConfig, Mae, MaskedPatch
+from vitmodel.config.models import EncoderConfig
+from vitmodel.config.objectives import Mae, MaskedPatch
+from vitmodel.flops.objectives import COLOURS, corruption, decoder_of, visible_patches
 from vitmodel.models.vit import Block, ViT, init_blocks, run_blocks
-from vitmodel.objectives import COLOURS, corruption, decoder_of, visible_patches
 
 ENCODER = "encoder."
 TARGET_EPS = 1e-6  # beside a patch's variance (official code of He et al. 2022)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitmodel.config import ResNetConfig
-from vitmodel.convolutions import resnet_blocks, resnet_features
+from vitmodel.config.models import ResNetConfig
+from vitmodel.flops.convolutions import resnet_blocks, resnet_features
 from vitmodel.models.residual import channels_first
 
 STANDARDISATION_EPS = 1e-10  # official BiT: inside the square root

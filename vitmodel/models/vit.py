@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitmodel.config import EncoderConfig
+from vitmodel.config.models import EncoderConfig
 from vitmodel.models.mixers import Grid, make_mixer
 
 

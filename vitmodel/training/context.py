@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vitmodel.config import RunConfig
+from vitmodel.config.run import RunConfig
 from vitmodel.data.badsamples import BAD_FILE
 from vitmodel.data.crops import Crops
 from vitmodel.data.reader import Dataset, Reading

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vitmodel.config import Recipe
+from vitmodel.config.recipe import Recipe
 from vitmodel.training.averaging import keep_average
 from vitmodel.training.lean import make_lean
 

@@ -17,14 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vitmodel.config import Recipe
+from vitmodel.config.recipe import Recipe
+from vitmodel.config.schedule import learning_rate
 from vitmodel.data.augment import normalise
 from vitmodel.data.mixing import Targets
 from vitmodel.data.order import Batch, hash_uint64
 from vitmodel.data.prepare import mix_of, prepare
 from vitmodel.data.reader import Dataset, Loaded
 from vitmodel.models.cnn import synchronise_statistics
-from vitmodel.schedule import learning_rate
 from vitmodel.training.averaging import average_statistics, decay_at, set_decay, synchronise_averages
 from vitmodel.training.control import Control
 from vitmodel.training.engine import device, set_learning_rate

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitmodel.config import HybridConfig, RunConfig, Supervised, ViTConfig
+from vitmodel.config.models import HybridConfig, ViTConfig
+from vitmodel.config.objectives import Supervised
+from vitmodel.config.run import RunConfig
 from vitmodel.data.masks import patch_order
 from vitmodel.data.mixing import Targets, mixed_loss
 from vitmodel.data.order import Batch
-from vitmodel.grid import patch_grid
+from vitmodel.flops.grid import patch_grid
 from vitmodel.training.evaluate import classification_scores
 
 

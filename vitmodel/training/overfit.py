@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmodel.config import Recipe, RunConfig, Supervised
+from vitmodel.config.objectives import Supervised
+from vitmodel.config.recipe import Recipe
+from vitmodel.config.run import RunConfig
 from vitmodel.data.order import Batch
 from vitmodel.data.reader import Dataset, Reading
 from vitmodel.models.build import build_for_training

@@ -13,14 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vitmodel.config import RunConfig, Supervised, UserError
+from vitmodel.config.base import UserError
+from vitmodel.config.objectives import Supervised
+from vitmodel.config.run import RunConfig
 from vitmodel.data.reader import Dataset
-from vitmodel.flops import TRAIN_FACTOR, forward_flops
+from vitmodel.flops.count import TRAIN_FACTOR, forward_flops
 from vitmodel.models.build import build, build_for_training
 from vitmodel.models.cnn import synchronise_statistics
-from vitmodel.models.interchange import import_weights
 from vitmodel.models.masked import encoder_weights
-from vitmodel.models.weights import load_for_transfer, save_weights
 from vitmodel.training.averaging import averaged_statistics, synchronise_averages, use_average
 from vitmodel.training.checkpoint import Writer
 from vitmodel.training.context import CHECKPOINTS, Context, eval_split, skipped, train_split
@@ -33,7 +33,9 @@ from vitmodel.training.objectives import make_objective
 from vitmodel.training.probe import LinearProbe, first_shots
 from vitmodel.training.resume import resume
 from vitmodel.training.skipped import counting
-from vitmodel.weightfile import content_hash
+from vitmodel.weights.header import content_hash
+from vitmodel.weights.interchange import import_weights
+from vitmodel.weights.native import load_for_transfer, save_weights
 
 WEIGHTS_FILE = "model.safetensors"
 EVAL_BATCH = 256

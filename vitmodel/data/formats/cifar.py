@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import CifarFormat
 from vitmodel.data.images import encode_png
 from vitmodel.data.sources import Encoded, Part, Source

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.sources import Encoded, Part, Source
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

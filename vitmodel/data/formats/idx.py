@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.images import encode_png
 from vitmodel.data.sources import Encoded, Part, Source
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import FlowersFormat, ListsFormat
 from vitmodel.data.formats.files import read_files
 from vitmodel.data.sources import Part, Source

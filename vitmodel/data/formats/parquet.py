@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import ParquetFormat
 from vitmodel.data.formats.files import SPLIT_NAMES
 from vitmodel.data.formats.tars import Place, read_places, split_of

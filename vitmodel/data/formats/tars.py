@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmodel.config import UserError
+from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import TarsFormat
 from vitmodel.data.formats.files import SPLIT_NAMES
 from vitmodel.data.sources import Encoded, Part, Source

@@ -1,1 +1,0 @@
-"""What `vitscale doctor` looks at."""

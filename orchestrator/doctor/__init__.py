@@ -1,0 +1,1 @@
+"""Checks before a study runs: this machine, the cluster, and what one study needs."""

@@ -1,1 +1,0 @@
-"""The driver's second thread: progress, MLflow's file, webhooks."""

@@ -1,0 +1,1 @@
+"""What a person sees while a study runs: progress, limits, webhooks."""

@@ -1,0 +1,69 @@
+"""Recipes of a study as an axis: a recipe key with a list of values stands for one recipe a value.
+
+Knows the study's recipe keys and presets; where a recipe does not fit its model, it says so before anything runs.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+from orchestrator.spec.schema import FamilyRecipes, ModelEntry, RecipeSpec
+from vitmodel.config.base import UserError
+from vitmodel.config.models import FAMILIES, ModelConfig
+from vitmodel.config.presets import resolve_recipe
+from vitmodel.config.recipe import Recipe
+
+
+class Choice(NamedTuple):
+    """One recipe of an axis. `label` tells it from the others: `weight_decay=0.1`; empty where it is the only one."""
+
+    label: str
+    keys: tuple[tuple[str, Any], ...]  # preset and the study's own values
+
+
+def choices(
+    section: RecipeSpec | FamilyRecipes, family: str, *own: RecipeSpec, names: RecipeSpec | None = None
+) -> list[Choice]:
+    """All recipes of a model of this family: the section's keys, then what a model, an objective or a task has of its own,
+    the last one first; one for each combination of listed values. Who names another preset starts afresh from it.
+
+    The keys of `names` are part of the label: a model's own, where another of its name stands beside it.
+    Raises UserError where the section has no recipe for the family, or no preset.
+    """
+    base = section if isinstance(section, RecipeSpec) else getattr(section, family)
+    if base is None:
+        raise UserError(f"no recipe for family {family}", field="recipe", allowed=", ".join(FAMILIES))
+    keys: dict[str, Any] = {}
+    for spec in (base, *own):
+        kept = keys if spec.preset in (None, keys.get("preset")) else {}
+        keys = {**kept, **spec.given()}
+    if "preset" not in keys:
+        raise UserError("a recipe needs a preset", field="recipe")
+    axes = {name: value if isinstance(value, tuple) else (value,) for name, value in keys.items()}
+    named = [name for name in axes if len(axes[name]) > 1 or (names is not None and name in names.given())]
+    found = [tuple(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return [Choice(" ".join(f"{name}={_text(dict(point)[name])}" for name in named), point) for point in found]
+
+
+def resolve(choice: Choice, model: ModelConfig, examples: int) -> Recipe:
+    """The recipe of this choice for one model and so many training examples.
+
+    Raises UserError for values, and for regularisation of this model, that cannot be.
+    """
+    keys = dict(choice.keys)
+    recipe = resolve_recipe(keys.pop("preset"), model, keys, examples=examples)
+    if recipe.stochastic_depth and model.family in ("resnet", "cnn"):
+        raise UserError(f"{model.family} has no stochastic depth", field="recipe", allowed="stochastic_depth: 0")
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2:
+        raise UserError("mixup and cutmix need two images in a batch", field="recipe", allowed="batch_size of 2 or more")
+    return recipe
+
+
+def is_repeated(entry: ModelEntry, entries: tuple[ModelEntry, ...]) -> bool:
+    """Whether another model of the list has the same name."""
+    return sum(other.model.variant == entry.model.variant for other in entries) > 1
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,1 +1,0 @@
-"""What runs need of a Ray cluster: room, groups of changing size, network interfaces, notices, no leftovers."""

@@ -1,0 +1,1 @@
+"""The study file: YAML to a frozen, checked `Study`, with line numbers."""

@@ -1,0 +1,1 @@
+"""The store of all runs: layout, atomic writes, leases, attempts, curves, status."""

@@ -1,0 +1,1 @@
+"""MLflow as a follower of the store."""

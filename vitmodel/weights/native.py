@@ -1,0 +1,109 @@
+"""Our own weights: to and from files, and onto another task: a new head, another image size.
+
+Files are safetensors in fp32, never pickles; they carry the model's configuration where it is given. Other codebases'
+files: interchange.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vitmodel.config.base import UserError
+from vitmodel.config.models import ModelConfig
+from vitmodel.weights.recognise import square_grid
+
+NOT_TRANSFERRED = ("head.",)
+NAMED_OF_A_KIND = 100  # differences that an error lists
+
+
+def save_weights(state: dict[str, Tensor], path: Path, model: ModelConfig | None = None) -> None:
+    """Write fp32 weights in one atomic step, with the model's configuration beside them where given."""
+    partial = path.with_suffix(".partial")
+    tensors = {name: tensor.detach().float().contiguous().cpu() for name, tensor in state.items()}
+    save_file(tensors, partial, metadata={"model": model.model_dump_json()} if model is not None else None)
+    partial.replace(path)
+
+
+def saved_model(path: Path) -> ModelConfig | None:
+    """The configuration that a file of ours carries. Raises UserError for a file that is no safetensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("model")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"cannot be read as safetensors: {error}", file=str(path)) from None
+    adapter: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
+    return adapter.validate_json(text) if text else None
+
+
+def load_for_transfer(module: nn.Module, path: Path) -> None:
+    """Fill `module` with pretrained weights, all but the head, which stays as initialised (zero).
+
+    Position embeddings of another grid are resized; a pre-logits layer is dropped where the module has none (ViT paper,
+    section 3.1). Raises UserError naming every key or shape that does not fit.
+    """
+    own = module.state_dict()
+    dropped = NOT_TRANSFERRED if "pre_logits.weight" in own else (*NOT_TRANSFERRED, "pre_logits.")
+    state = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(dropped)}
+    if "pos_embed" in state and "pos_embed" in own:
+        prefix, grid = int("cls_token" in own), getattr(module, "grid", None)
+        state["pos_embed"] = resize_position_embedding(state["pos_embed"], own["pos_embed"].shape[1], prefix, grid=grid)
+    expected = {name: tensor for name, tensor in own.items() if not name.startswith(NOT_TRANSFERRED)}
+    check_fit(state, expected, path)
+    module.load_state_dict(state, strict=False)
+
+
+def check_fit(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+    """Raise UserError naming the shapes that are not as expected and the keys that are missing or too many, a line each."""
+    wrong = {kind: lines for kind, lines in differences(state, expected).items() if lines}
+    if not wrong:
+        return
+    counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in wrong.items())
+    listed = []
+    for kind, lines in wrong.items():
+        more = len(lines) - NAMED_OF_A_KIND
+        listed += [*lines[:NAMED_OF_A_KIND], *([f"and {more} more {kind}"] if more > 0 else [])]
+    raise UserError(
+        f"weights of another architecture ({counts}; {len(expected)} tensors wanted)\n  " + "\n  ".join(listed), file=str(path)
+    )
+
+
+def differences(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, list[str]]:
+    """Every tensor of another shape, missing or unexpected, in words."""
+    return {
+        "of another shape": [
+            f"{name} is {tuple(state[name].shape)}, wanted {tuple(expected[name].shape)}"
+            for name in sorted(set(expected) & set(state))
+            if state[name].shape != expected[name].shape
+        ],
+        "missing": [f"missing {name}" for name in sorted(set(expected) - set(state))],
+        "unexpected": [f"unexpected {name}" for name in sorted(set(state) - set(expected))],
+    }
+
+
+def resize_position_embedding(
+    pos_1TD: Tensor,
+    tokens: int,
+    prefix: int,
+    *,
+    grid: tuple[int, int] | None = None,
+    old_grid: tuple[int, int] | None = None,
+) -> Tensor:
+    """Resample the grid of a position embedding to `tokens` tokens, `prefix` of them no part of the grid and untouched.
+
+    Grids are (rows, columns), square where not given. Bicubic with antialias in fp32; the identity where the grid stays
+    the same (paper, section 3.2). Raises UserError where tokens and grid do not agree.
+    """
+    old = square_grid(pos_1TD.shape[1], prefix, old_grid)
+    new = square_grid(tokens, prefix, grid)
+    if old == new:
+        return pos_1TD
+    grid_1DRC = pos_1TD[:, prefix:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)
+    grid_1DRC = F.interpolate(grid_1DRC, size=new, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([pos_1TD[:, :prefix].float(), grid_1DRC.flatten(2).transpose(1, 2)], dim=1)
