@@ -20,9 +20,9 @@ from typing import Any
 
 from orchestrator import results
 from orchestrator.results import cache as rowcache
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
 from orchestrator.tracking.mlflow import Follower
+from vitmodel.files import write_json
 
 ROUNDS = 3
 LIMITS = {"store, first time": 2.0, "store, again": 2.0, "MLflow": 10.0}  # seconds

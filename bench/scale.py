@@ -27,9 +27,9 @@ from orchestrator import results
 from orchestrator.monitor.progress import Progress
 from orchestrator.plan.make import make_bundles
 from orchestrator.prepare import prepare
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
 from orchestrator.tracking.cursor import Cursor
+from vitmodel.files import write_json
 
 STUDY = """\
 name: scale

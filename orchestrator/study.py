@@ -32,11 +32,11 @@ from orchestrator.prepare import (
     refuse_missing_indexes,
 )
 from orchestrator.secrets import redact
-from orchestrator.store.files import write_json
 from orchestrator.store.lease import Lease, LeaseHeldError
 from orchestrator.store.state import STOP_FILE, State
 from vitmodel.config.base import UserError
 from vitmodel.data.remote import Patience
+from vitmodel.files import write_json
 
 DONE, SOME_FAILED, USER_ERROR, NO_CLUSTER, OVER_BUDGET, HELD = range(6)
 

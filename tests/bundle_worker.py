@@ -20,8 +20,8 @@ import forked
 import torch.distributed as dist
 
 from orchestrator.execution import worker
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
+from vitmodel.files import write_json
 from vitmodel.training import guard, loop
 from vitmodel.training.checkpoint import complete_checkpoints
 from vitmodel.training.context import CHECKPOINTS

@@ -137,8 +137,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
 def bundle_of(prepared: Prepared) -> dict[str, Any]:
     """The payload of a planned study's only bundle, its data packed."""
     from orchestrator.execution.launch import bundle_payload
-    from orchestrator.store.files import write_json
     from vitmodel.data.shards import pack
+    from vitmodel.files import write_json
 
     for name, spec in prepared.file.study.datasets.items():
         pack(spec, Path(prepared.plan.datasets[name]))

@@ -18,12 +18,12 @@ from orchestrator.plan.make import make_plan
 from orchestrator.plan.render import plan_as_data
 from orchestrator.spec.claims import Target
 from orchestrator.spec.study import read_study
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
 from orchestrator.verdicts import advice, evidence
 from orchestrator.verdicts.advice import gradient, information, width
 from orchestrator.verdicts.forecast import Aim, Way, ways
 from vitmodel.config.base import UserError
+from vitmodel.files import write_json
 
 COMPUTES = np.geomspace(1, 1e3, 8)
 

@@ -25,8 +25,8 @@ from test_study import curves, outcomes
 
 from orchestrator.execution.network import interface_of
 from orchestrator.prepare import prepare
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
+from vitmodel.files import write_json
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = 1000

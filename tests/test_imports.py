@@ -15,8 +15,8 @@ from orchestrator.cli import app
 from orchestrator.results import imports
 from orchestrator.results.import_table import rows
 from orchestrator.spec.study import read_study
-from orchestrator.store.files import write_json
 from vitmodel.config.base import UserError
+from vitmodel.files import write_json
 
 DATA = ROOT / "studies" / "data"
 GOOD = (

@@ -14,13 +14,13 @@ from test_weights_cli import refusal, vitscale
 from torch import Tensor, nn
 
 from orchestrator.report import model_figures
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
 from vitmodel import inspect
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig, ViTConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
+from vitmodel.files import write_json
 from vitmodel.models.build import build
 from vitmodel.weights.native import save_weights
 from vitmodel.weights.verify import fixed_images

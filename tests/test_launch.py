@@ -13,9 +13,9 @@ from orchestrator.execution.launch import mark_unfinished, trial
 from orchestrator.plan.make import make_bundles, make_plan
 from orchestrator.plan.runs import Bundle
 from orchestrator.spec.study import read_study
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
 from orchestrator.store.state import STOP_FILE, State
+from vitmodel.files import write_json
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from PIL import Image
 from test_results import full_store
 
 from orchestrator.prepare import bring_in_tables, prepare
-from orchestrator.store.files import write_json
 from orchestrator.tracking.mlflow import Follower
 from vitmodel.config.models import ViTConfig
+from vitmodel.files import write_json
 from vitmodel.models.build import build
 from vitmodel.weights.native import save_weights
 

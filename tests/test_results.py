@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from orchestrator import results
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
 from orchestrator.store.state import State
 from vitmodel.config.base import UserError
+from vitmodel.files import write_json
 
 ROW_OF_THE_DESIGN = (
     "study, run_id, parent_id, phase, family, variant, recipe, params, forward_flops, dataset, dataset_size, length, epochs, "

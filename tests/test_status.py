@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from orchestrator.cli import app
 from orchestrator.prepare import prepare
 from orchestrator.store.attempts import End, record_end
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
 from orchestrator.store.state import State
 from orchestrator.store.status import as_text, duration, survey
+from vitmodel.files import write_json
 
 HOLD = """\
 import sys, time

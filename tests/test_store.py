@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.store import layout
-from orchestrator.store.claim import Claim
+from orchestrator.store import lease as lease_module
 from orchestrator.store.curve import origin_line
-from orchestrator.store.files import read_json, write_json
+from orchestrator.store.fencing import Fence
 from orchestrator.store.layout import RunFolder, Store
 from orchestrator.store.lease import Lease, LeaseHeldError
 from orchestrator.store.state import State
 from orchestrator.store.watch import Watch
+from vitmodel.files import read_json, write_json
 
 
 def entry(step: int, loss: float) -> str:
@@ -55,7 +55,7 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     """A process rewrites a file as fast as it can and is killed; what is left is whole."""
     path = tmp_path / "x.json"
     write_json(path, {"n": list(range(2000))})
-    code = "import sys; from pathlib import Path; from orchestrator.store import write_json\n"
+    code = "import sys; from pathlib import Path; from vitmodel.files import write_json\n"
     code += f"while True: write_json(Path({str(path)!r}), {{'n': list(range(2000))}})"
     for _ in range(3):
         writer = subprocess.Popen([sys.executable, "-c", code])
@@ -89,9 +89,8 @@ def test_a_live_lease_holds_and_a_dead_ones_is_taken(tmp_path: Path) -> None:
         Lease(tmp_path).take()
     lease.release()
     assert not lease.path.exists()
-    code = (
-        f"from pathlib import Path; import time; from orchestrator.store import Lease; Lease(Path({str(tmp_path)!r})).take(); "
-    )
+    code = "from pathlib import Path; import time; from orchestrator.store.lease import Lease; "
+    code += f"Lease(Path({str(tmp_path)!r})).take(); "
     holder = subprocess.Popen(
         [sys.executable, "-c", code + "print('taken', flush=True); time.sleep(60)"], stdout=subprocess.PIPE
     )
@@ -105,7 +104,7 @@ def test_a_live_lease_holds_and_a_dead_ones_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_lease_beats_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
     lease = Lease(tmp_path)
     lease.take()
     first = read_json(lease.path)["time"]
@@ -120,14 +119,15 @@ def test_a_lease_of_another_host_ages(tmp_path: Path) -> None:
     write_json(tmp_path / "lease.json", {"token": "t", "host": "elsewhere", "pid": 1, "time": time.time()})
     with pytest.raises(LeaseHeldError, match="elsewhere"):
         Lease(tmp_path).take()
-    old = time.time() - 2 * layout.LEASE_SECONDS
+    old = time.time() - 2 * lease_module.LEASE_SECONDS
     write_json(tmp_path / "lease.json", {"token": "t", "host": "elsewhere", "pid": 1, "time": old})
     Lease(tmp_path).take()
 
 
 def test_only_one_attempt_has_a_number(tmp_path: Path) -> None:
     """Two groups that begin at the same moment: each has metrics of its own."""
-    code = f"from pathlib import Path; from orchestrator.store import RunFolder; f = RunFolder(Path({str(tmp_path / 'x')!r})); "
+    code = "from pathlib import Path; from orchestrator.store.layout import RunFolder; "
+    code += f"f = RunFolder(Path({str(tmp_path / 'x')!r})); "
     code += "input(); print([f.begin({}).name for _ in range(50)])"
     both = [
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in "ab"
@@ -161,12 +161,12 @@ def test_a_claim_ends_with_the_driver_or_with_a_later_attempt_of_its_own_driver(
     run, lease = Store(tmp_path).run("pretrain-x"), Lease(tmp_path)
     lease.take()
     begun(run, [], lease.token)
-    first = Claim(study=tmp_path, session=lease.token, folder=run, attempt=0)
+    first = Fence(study=tmp_path, session=lease.token, folder=run, attempt=0)
     assert first.is_current()
     begun(run, [], "of another study that shares the run, or of a driver that is dead")
     assert first.is_current()
     begun(run, [], lease.token)
-    second = Claim(study=tmp_path, session=lease.token, folder=run, attempt=2)
+    second = Fence(study=tmp_path, session=lease.token, folder=run, attempt=2)
     assert (first.is_current(), second.is_current()) == (False, True)
     lease.release()
     assert second.is_current(), "nobody else is there"
@@ -175,7 +175,7 @@ def test_a_claim_ends_with_the_driver_or_with_a_later_attempt_of_its_own_driver(
 
 
 def test_a_lease_that_was_taken_over_is_not_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
     lost = threading.Event()
     Lease(tmp_path, on_lost=lost.set).take()
     write_json(tmp_path / "lease.json", {"token": "another", "host": "elsewhere", "pid": 1, "time": time.time()})

@@ -22,12 +22,12 @@ from orchestrator.plan.runs import Bundle
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.spec.fault_tolerance import Checkpoint, Retries
 from orchestrator.store.attempts import Attempt, End, Next, attempts_of, next_attempt
-from orchestrator.store.files import read_json, write_json
 from orchestrator.store.layout import RunFolder, Store
 from orchestrator.store.state import State
 from orchestrator.study import OVER_BUDGET, SOME_FAILED, USER_ERROR
 from vitmodel.config.base import UserError
 from vitmodel.data.badsamples import AwayError
+from vitmodel.files import read_json, write_json
 from vitmodel.training import loop
 from vitmodel.training.checkpoint import complete_checkpoints
 from vitmodel.training.guard import STALLED_EXIT

@@ -19,11 +19,11 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import RunFolder, Store
 from orchestrator.store.state import State
 from orchestrator.tracking.cursor import Cursor
 from orchestrator.tracking.mlflow import Follower, tracking_uri
+from vitmodel.files import write_json
 
 
 def facts(run_id: str, parent: str | None = None) -> dict[str, Any]:

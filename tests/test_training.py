@@ -225,7 +225,7 @@ def test_nothing_is_compiled(precision: str, zero_stage: int) -> None:
     code = (
         f"precision, stage = {precision!r}, {zero_stage};"
         "from vitmodel.training.engine import *; import torch; ensure_process_group();"
-        "from vitmodel.config import Recipe;"
+        "from vitmodel.config.recipe import Recipe;"
         "r = Recipe(preset='t', optimizer='adamw', lr=1.0, batch_size=2, schedule='constant', warmup=0.0, precision=precision);"
         "e = make_engine(torch.nn.Linear(2, 2), r, micro_batch=2, workers=1, zero_stage=stage); print(type(e).__name__)"
     )

@@ -15,11 +15,11 @@ from test_weights import BIT, PRE, VIT, random_state, written
 from typer.testing import CliRunner, Result
 
 from orchestrator.cli import app
-from orchestrator.store.files import write_json
 from orchestrator.store.layout import Store
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
 from vitmodel.config.variants import NAMED_VARIANTS
+from vitmodel.files import write_json
 from vitmodel.models.build import build
 from vitmodel.weights.interchange import export_weights, import_weights
 from vitmodel.weights.native import save_weights, saved_model

@@ -12,11 +12,11 @@ import typer
 
 from orchestrator.commands.options import StoragePath
 from orchestrator.prepare import storage_root
-from orchestrator.store.files import read_json
 from orchestrator.store.find import FoundWeights, find_weights
 from orchestrator.store.layout import Store
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
+from vitmodel.files import read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,13 +15,13 @@ from orchestrator.commands.options import Json, Storage, StudyPath
 from orchestrator.finish import write_report
 from orchestrator.prepare import prepare, storage_root
 from orchestrator.spec.claims import NAME
-from orchestrator.store.files import read_json
 from orchestrator.store.layout import Store
 from orchestrator.store.lease import is_alive
 from orchestrator.store.state import State, ask_to_stop
 from orchestrator.store.status import as_text, survey
 from orchestrator.tracking.mlflow import Follower, tracking_uri
 from vitmodel.config.base import UserError
+from vitmodel.files import read_json
 
 app = typer.Typer()
 

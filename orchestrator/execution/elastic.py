@@ -15,10 +15,10 @@ from typing import Any
 from orchestrator.execution.capacity import LeavingError, free_workers
 from orchestrator.plan.runs import Bundle
 from orchestrator.store.attempts import LONGEST_PAUSE_SECONDS
-from orchestrator.store.claim import is_driven
-from orchestrator.store.files import read_json, write_json
+from orchestrator.store.fencing import is_driven
 from orchestrator.store.layout import Store
 from orchestrator.store.state import State
+from vitmodel.files import read_json, write_json
 
 LOOK_SECONDS = 5.0  # between two looks for room
 

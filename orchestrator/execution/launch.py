@@ -28,11 +28,11 @@ from orchestrator.plan.runs import Bundle, Cell
 from orchestrator.secrets import as_named, redact
 from orchestrator.spec.schema import Study
 from orchestrator.spec.study import variables_of
-from orchestrator.store.claim import is_driven, session_of
-from orchestrator.store.files import read_json, write_json
+from orchestrator.store.fencing import is_driven, session_of
 from orchestrator.store.layout import Store
 from orchestrator.store.lease import LeaseHeldError
 from orchestrator.store.state import STOP_FILE, State
+from vitmodel.files import read_json, write_json
 from vitmodel.training import allocator
 
 # Read by Ray when it is imported; Tune and Train hand them on to trials, controllers and workers (docs/decisions.md).

@@ -23,9 +23,8 @@ import torch.distributed as dist
 from orchestrator.secrets import expand_environment, redact
 from orchestrator.spec.fault_tolerance import Retries
 from orchestrator.store.attempts import End, attempts_of, next_attempt, record_end
-from orchestrator.store.claim import Claim, is_driven
 from orchestrator.store.curve import origin_line
-from orchestrator.store.files import read_json
+from orchestrator.store.fencing import Fence, is_driven
 from orchestrator.store.layout import RunFolder, Store, number_of
 from orchestrator.store.result import result_of
 from orchestrator.store.state import SAVES, STOP_FILE, State
@@ -33,6 +32,7 @@ from vitmodel.config.base import UserError
 from vitmodel.config.run import RunConfig
 from vitmodel.data.badsamples import AwayError
 from vitmodel.data.reader import Reading
+from vitmodel.files import read_json
 from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.context import CHECKPOINTS, Context
 from vitmodel.training.control import OutdatedError, StoppedError
@@ -129,15 +129,15 @@ def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], turn: T
     folder, config = store.run(item["run_id"]), RunConfig.model_validate_json(json.dumps(item["config"]))
     metrics_file = _begin(folder, bundle, item, worker)
     number = number_of(metrics_file)
-    claim = Claim(study=store.study(bundle["study"]), session=bundle["session"], folder=folder, attempt=number)
+    fence = Fence(study=store.study(bundle["study"]), session=bundle["session"], folder=folder, attempt=number)
     note = _noting(metrics_file) if worker == 0 else _ignore
 
     def end(kind: End, reason: str) -> None:
         record_end(folder, number, kind, redact(reason, bundle["variables"]), turn.micro_batch)
 
     try:
-        metrics = execute(config, _context(store, bundle, item, turn, claim=claim, note=note, end=end))
-        if worker == 0 and not claim.is_current():
+        metrics = execute(config, _context(store, bundle, item, turn, fence=fence, note=note, end=end))
+        if worker == 0 and not fence.is_current():
             raise OutdatedError("another group works on this run now")
     except DivergedError as error:  # seen by all workers at once
         end(End.FINAL, str(error))
@@ -158,7 +158,7 @@ def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], turn: T
         gc.collect()
     else:
         if worker == 0 and folder.result() is None:  # else another study's group, at the same run, was first
-            folder.finish(result_of(bundle, claim, metrics, workers=dist.get_world_size(), micro_batch=turn.micro_batch))
+            folder.finish(result_of(bundle, fence, metrics, workers=dist.get_world_size(), micro_batch=turn.micro_batch))
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
 
 
@@ -192,7 +192,7 @@ def _context(
     item: dict[str, Any],
     turn: Turn,
     *,
-    claim: Claim,
+    fence: Fence,
     note: Callable[[dict[str, Any]], None],
     end: Callable[[End, str], None],
 ) -> Context:
@@ -209,8 +209,8 @@ def _context(
         stall_seconds=bundle["stall_seconds"],
         on_stall=lambda: end(End.STALL, f"no progress for {minutes:g} minutes; all workers' stacks are in {folder / STACKS}"),
         should_stop=_asked_to_stop(store, bundle),
-        is_current=claim.is_current,
-        manifest={"attempt": claim.attempt},
+        is_current=fence.is_current,
+        manifest={"attempt": fence.attempt},
         on_start=lambda manifest: note(
             origin_line((manifest or {}).get("attempt"), (manifest or {}).get("step", 0), time.time())
         ),

@@ -19,10 +19,10 @@ from orchestrator.plan.budget import Group
 from orchestrator.plan.runs import Bundle
 from orchestrator.spec.fault_tolerance import StopAfter
 from orchestrator.spec.schema import Study
-from orchestrator.store.files import read_json
 from orchestrator.store.layout import RunFolder, Store
 from orchestrator.store.state import STOP_FILE, State, ask_to_stop
 from orchestrator.tracking.mlflow import Follower, tracking_uri
+from vitmodel.files import read_json
 
 LOOK_SECONDS, TRACK_SECONDS = 0.5, 5.0
 JOIN_SECONDS = 5.0  # for the thread, which a tracker that never answers may hold: with the rest, the end takes under 30 s

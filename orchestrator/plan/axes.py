@@ -13,7 +13,7 @@ from orchestrator.spec.yamltree import Place
 from vitmodel.config.base import UserError
 
 
-class Point(NamedTuple):
+class GridPoint(NamedTuple):
     """One value of every axis; models and objectives by their number in the study."""
 
     model: int
@@ -27,7 +27,7 @@ class Point(NamedTuple):
 IMPORT_AXES = (Choice("", ()), "all", Length())  # weights from a file have one recipe, size and length, all unknown
 
 
-def points(file: StudyFile) -> list[Point]:
+def points(file: StudyFile) -> list[GridPoint]:
     """The axes combined: grid or zip, then include, then exclude."""
     pretrain = file.study.pretrain
     found = list(_zipped(file) if pretrain.combine == "zip" else _grid(file))
@@ -53,20 +53,20 @@ def recipes_at(file: StudyFile, model: int, objective: int) -> list[Choice]:
         raise file.tree.error(error.message, place, error.allowed) from None
 
 
-def _grid(file: StudyFile) -> Iterator[Point]:
+def _grid(file: StudyFile) -> Iterator[GridPoint]:
     pretrain = file.study.pretrain
     for number, entry in enumerate(pretrain.models):
         if entry.init:
-            yield from (Point(number, 0, *IMPORT_AXES, seed) for seed in file.study.seeds)
+            yield from (GridPoint(number, 0, *IMPORT_AXES, seed) for seed in file.study.seeds)
             continue
         for objective, its in enumerate(pretrain.objective):
             lengths = its.lengths or entry.lengths or pretrain.lengths
             rest = (recipes_at(file, number, objective), pretrain.sizes, lengths, file.study.seeds)
             for values in product(*rest):
-                yield Point(number, objective, *values)
+                yield GridPoint(number, objective, *values)
 
 
-def _zipped(file: StudyFile) -> Iterator[Point]:
+def _zipped(file: StudyFile) -> Iterator[GridPoint]:
     pretrain = file.study.pretrain
     axes = {
         "models": pretrain.models,
@@ -84,15 +84,15 @@ def _zipped(file: StudyFile) -> Iterator[Point]:
     for i in range(longest):  # an axis of one value keeps it throughout
         at = {name: i % count for name, count in counts.items()}
         if pretrain.models[at["models"]].init:
-            yield from (Point(at["models"], 0, *IMPORT_AXES, seed) for seed in file.study.seeds)
+            yield from (GridPoint(at["models"], 0, *IMPORT_AXES, seed) for seed in file.study.seeds)
             continue
         size, length = pretrain.sizes[at["sizes"]], pretrain.lengths[at["lengths"]]
         for recipe in recipes_at(file, at["models"], at["objective"]):
             for seed in file.study.seeds:
-                yield Point(at["models"], at["objective"], recipe, size, length, seed)
+                yield GridPoint(at["models"], at["objective"], recipe, size, length, seed)
 
 
-def _included(file: StudyFile, cut: Cut, number: int) -> Point:
+def _included(file: StudyFile, cut: Cut, number: int) -> GridPoint:
     pretrain = file.study.pretrain
     variants = [entry.model.variant for entry in pretrain.models]
     place: Place = ("pretrain", "include", number)
@@ -112,10 +112,10 @@ def _included(file: StudyFile, cut: Cut, number: int) -> Point:
     if not chosen:
         allowed = ", ".join(recipe.label for _, recipe in found)
         raise file.tree.error(f"no recipe {cut.recipe!r}", (*place, "recipe"), allowed)
-    return Point(chosen[0][0], its, chosen[0][1], cut.size, length, seed)
+    return GridPoint(chosen[0][0], its, chosen[0][1], cut.size, length, seed)
 
 
-def _matches(file: StudyFile, cut: Cut, point: Point) -> bool:
+def _matches(file: StudyFile, cut: Cut, point: GridPoint) -> bool:
     pretrain = file.study.pretrain
     entry = pretrain.models[point.model]
     has = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.plan import budget
-from orchestrator.plan.axes import Point, points
+from orchestrator.plan.axes import GridPoint, points
 from orchestrator.plan.budget import Device, Group
 from orchestrator.plan.datasets import PLANNING
 from orchestrator.plan.planner import Planner
@@ -70,7 +70,7 @@ def make_plan(file: StudyFile, storage: Path, patience: Patience = PLANNING) -> 
     )
 
 
-def cells_at(file: StudyFile, storage: Path, asked: Iterable[Point]) -> list[Cell]:
+def cells_at(file: StudyFile, storage: Path, asked: Iterable[GridPoint]) -> list[Cell]:
     """Cells at points that need not be of the study's grid, with what they cost. Points that cannot be planned are left out."""
     planner, found = Planner(file, storage), []
     for point in asked:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.plan import budget
-from orchestrator.plan.axes import Point
+from orchestrator.plan.axes import GridPoint
 from orchestrator.plan.budget import Group
 from orchestrator.plan.datasets import PLANNING, look_up_datasets
 from orchestrator.plan.fingerprint import run_id
@@ -39,7 +39,7 @@ class Planner:
         self.file, self.study = file, file.study
         self.data = look_up_datasets(file, storage, patience)
 
-    def cell(self, point: Point) -> Cell:
+    def cell(self, point: GridPoint) -> Cell:
         entry = self.study.pretrain.models[point.model]
         place: Place = ("pretrain", "models", point.model)
         try:
@@ -69,7 +69,7 @@ class Planner:
         group = budget.group_for(model, pixels, file.classes, recipe, self.study.resources)
         return replace(self._run(config, group, IMPORTED, 0.0), dataset=IMPORTED, source=file.path)
 
-    def _pretrain(self, entry: ModelEntry, its: ObjectiveEntry, point: Point) -> Run:
+    def _pretrain(self, entry: ModelEntry, its: ObjectiveEntry, point: GridPoint) -> Run:
         pretrain = self.study.pretrain
         source = self.data[pretrain.data]
         images = resolve_size(point.size, source.train)

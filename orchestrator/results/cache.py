@@ -8,7 +8,7 @@ written is done without, because everything in it stands in the runs' folders.
 from __future__ import annotations
 
 import json
-import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from orchestrator.results import outcomes
 from orchestrator.store.layout import Store
 from orchestrator.store.watch import signature
+from vitmodel.files import atomic_path
 
 Facts = dict[str, Any]
 
@@ -70,9 +71,5 @@ def _write(path: Path, rows: dict[str, Facts], signatures: dict[str, str]) -> No
         }
         for run_id, row in rows.items()
     ]
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with suppress(OSError), atomic_path(path) as partial:  # a storage folder may be read-only
         pq.write_table(pa.Table.from_pylist(lines), partial)
-        partial.replace(path)
-    except OSError:  # a storage folder that may only be read
-        partial.unlink(missing_ok=True)

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.results.import_table import rows
-from orchestrator.store.files import read_json, write_json
 from vitmodel.config.base import UserError
+from vitmodel.files import read_json, write_json
 
 
 def folder(storage: Path, name: str) -> Path:

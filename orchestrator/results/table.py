@@ -8,18 +8,16 @@ Must not know of torch, ray or mlflow: any laptop that sees the storage folder c
 from __future__ import annotations
 
 import math
-import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from orchestrator.results import cache, imports, mlflow_rows
-from orchestrator.store.files import read_json
 from orchestrator.store.layout import RunFolder, Store
 from vitmodel.config.base import UserError
 from vitmodel.config.objectives import SUPERVISED
+from vitmodel.files import atomic_path, read_json
 
 Facts = dict[str, Any]
 
@@ -128,8 +126,10 @@ def _frame(study: str, facts: list[Facts], found: dict[str, Facts]) -> pd.DataFr
 def write(frame: pd.DataFrame, folder: Path) -> Path:
     """Write results.csv and results.parquet, each replaced in one step; returns the path of the CSV."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "results.parquet", lambda path: frame.to_parquet(path, index=False))
-    _replace(folder / "results.csv", lambda path: frame.to_csv(path, index=False))
+    with atomic_path(folder / "results.parquet") as path:
+        frame.to_parquet(path, index=False)
+    with atomic_path(folder / "results.csv") as path:
+        frame.to_csv(path, index=False)
     return folder / "results.csv"
 
 
@@ -156,15 +156,6 @@ def _data_identity(folder: RunFolder) -> str:
     """Name and hash of what a run was trained on."""
     data = ((read_json(folder.path / "config.json") or {}).get("config") or {}).get("data", {})
     return f"{data['name']} {data['identity']}" if data else ""
-
-
-def _replace(path: Path, write_to: Callable[[Path], None]) -> None:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        write_to(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _row(run: Facts, found: Facts, origin: Facts, upstream: Facts) -> Facts:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.spec.schema import Study
-from orchestrator.store.files import read_json
 from orchestrator.store.layout import RunFolder
 from vitmodel.config.base import UserError
+from vitmodel.files import read_json
 
 ABSENT = None  # a key that one side does not have; YAML's null never gets here (`exclude_none`)
 

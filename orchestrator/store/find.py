@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from orchestrator.store.files import read_json
 from orchestrator.store.layout import RunFolder, Store
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
+from vitmodel.files import read_json
 
 WEIGHTS_FILE = "model.safetensors"
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.store.curve import joined, json_lines, read_part
-from orchestrator.store.files import read_json, write_json
 from orchestrator.store.state import State
 from vitmodel.config.base import UserError
+from vitmodel.files import read_json, write_json
 
 FREE_BYTES = 64 * 2**20  # less than this and nothing is started
 

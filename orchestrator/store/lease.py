@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.store.files import read_json, write_json
+from vitmodel.files import read_json, write_json
 
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0  # a lease not renewed for this long belongs to a dead driver

@@ -9,18 +9,18 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-from orchestrator.store.claim import Claim
+from orchestrator.store.fencing import Fence
 
 
 def result_of(
-    bundle: dict[str, Any], claim: Claim, metrics: dict[str, float], *, workers: int, micro_batch: int
+    bundle: dict[str, Any], fence: Fence, metrics: dict[str, float], *, workers: int, micro_batch: int
 ) -> dict[str, Any]:
     """The result of a run that this attempt finished. Hours count every attempt, with the workers that it had."""
-    curve = claim.folder.metrics()
-    earlier_seconds, earlier_worker_seconds = claim.folder.spent(claim.attempt)
+    curve = fence.folder.metrics()
+    earlier_seconds, earlier_worker_seconds = fence.folder.spent(fence.attempt)
     worker_seconds = earlier_worker_seconds + metrics["time/run_seconds"] * workers
     return {
-        "run_id": claim.folder.run_id,
+        "run_id": fence.folder.run_id,
         "metrics": metrics,
         "last": curve[-1] if curve else {},
         "workers": workers,
@@ -32,8 +32,8 @@ def result_of(
         "gpu_hours": worker_seconds * bundle["gpus_per_worker"] / 3600,
         "core_hours": worker_seconds * bundle["cpus_per_worker"] / 3600,
         "peak_flops": bundle["peak_flops"] * workers,
-        "attempts": claim.folder.attempts(),
-        "attempt": claim.attempt,  # whose curve it is
+        "attempts": fence.folder.attempts(),
+        "attempt": fence.attempt,  # whose curve it is
         "finished": time.time(),
         "provenance": {
             "host": socket.gethostname(),

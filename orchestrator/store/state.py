@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from orchestrator.store.files import write_json
+from vitmodel.files import write_json
 
 STOP_FILE = "stop.json"  # of a study: why all its runs are to stop
 

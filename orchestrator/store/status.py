@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.store.attempts import attempts_of
-from orchestrator.store.files import read_json
 from orchestrator.store.layout import RunFolder, Store
 from orchestrator.store.lease import is_alive
 from orchestrator.store.state import STOP_FILE, State
+from vitmodel.files import read_json
 
 TAIL_BYTES = 64 * 1024  # of a metrics file: its last entries
 ALIVE_SECONDS = 120.0  # a run that said something in this time is being worked on

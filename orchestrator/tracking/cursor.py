@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from orchestrator.store.files import read_json, write_json
+from vitmodel.files import read_json, write_json
 
 FILE, JOURNAL = "tracking.json", "tracking.jsonl"
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.secrets import expand_environment, names_in, redact
-from orchestrator.store.files import read_json
 from orchestrator.store.layout import RunFolder, Store
 from orchestrator.store.state import State
 from orchestrator.store.watch import Watch
 from orchestrator.tracking.cursor import Cursor
 from orchestrator.tracking.mlflowdb import make_database
+from vitmodel.files import read_json
 
 BATCH = 500  # metrics a request; MLflow takes at most 1000
 ENDED = {State.DONE: "FINISHED", State.PLANNED: "RUNNING", State.RUNNING: "RUNNING", State.STOPPED: "KILLED"}  # others: FAILED

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.laws import Law
-from orchestrator.plan.axes import Point as AxesPoint
-from orchestrator.plan.axes import recipes_at
+from orchestrator.plan.axes import GridPoint, recipes_at
 from orchestrator.plan.datasets import look_up_datasets
 from orchestrator.plan.make import cells_at
 from orchestrator.plan.runs import Cell
@@ -145,11 +144,11 @@ def _affordable(file: StudyFile, store: Store, aim: Aim) -> Iterator[tuple[Cell,
                 yield cell, in_study
 
 
-def _at(file: StudyFile, number: int, images: int, seed: int) -> AxesPoint:
+def _at(file: StudyFile, number: int, images: int, seed: int) -> GridPoint:
     """The study's first objective, the model's first recipe and length, at this many images."""
     entry, first = file.study.pretrain.models[number], file.study.pretrain.objective[0]
     length = (first.lengths or entry.lengths or file.study.pretrain.lengths)[0]
-    return AxesPoint(model=number, objective=0, recipe=recipes_at(file, number, 0)[0], size=images, length=length, seed=seed)
+    return GridPoint(model=number, objective=0, recipe=recipes_at(file, number, 0)[0], size=images, length=length, seed=seed)
 
 
 def _images(file: StudyFile, store: Store) -> int:

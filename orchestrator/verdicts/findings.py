@@ -19,12 +19,12 @@ from orchestrator.laws import LawError
 from orchestrator.laws.render import law_as_data
 from orchestrator.spec.claims import LawForm
 from orchestrator.spec.schema import Study
-from orchestrator.store.files import write_json
 from orchestrator.verdicts import judge
 from orchestrator.verdicts.answers import Comparison, Curve, Findings, Forecast
 from orchestrator.verdicts.compute_claims import front_ratio_of, two_curves
 from orchestrator.verdicts.evidence import Evidence, ceilings, compute_points, curve, data_points, gather, views
 from orchestrator.verdicts.forecast import forecasts, settle
+from vitmodel.files import write_json
 
 FORMS_COMPARED: tuple[LawForm, ...] = ("M1", "M2", "auto")  # of the first view: how a ratio changes depends on the form
 

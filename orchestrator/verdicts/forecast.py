@@ -23,13 +23,13 @@ from orchestrator.laws.fitting import ALIKE
 from orchestrator.results.import_table import CLASSES, RESOLUTION
 from orchestrator.spec.claims import Target
 from orchestrator.spec.schema import ExternalData, Study
-from orchestrator.store.files import read_json, write_json
 from orchestrator.verdicts.answers import Forecast, Point
 from orchestrator.verdicts.evidence import Evidence, compute_points, data_points, fit, precision
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
 from vitmodel.config.variants import named_model
 from vitmodel.data import generated
+from vitmodel.files import read_json, write_json
 from vitmodel.flops.count import TRAIN_FACTOR, count_params, forward_flops
 
 FILE = "targets.json"

@@ -18,7 +18,6 @@ import numpy as np
 from vitmodel.config.base import UserError
 from vitmodel.data import generated
 from vitmodel.data.descriptions import PackConfig
-from vitmodel.data.folders import partial_folder, write_whole
 from vitmodel.data.generated import DigitsConfig, FractalConfig, GeneratedConfig
 from vitmodel.data.index import INDEX_FILE, DatasetIndex, Split, load_index, render_index
 from vitmodel.data.opening import open_source
@@ -26,6 +25,7 @@ from vitmodel.data.order import Ints, interleaved
 from vitmodel.data.sources import Source
 from vitmodel.data.spread import spread
 from vitmodel.data.writing import ShardJob, WrittenShard, finish_job, load_members
+from vitmodel.files import partial_folder, write_bytes
 
 SHARD_SAMPLES = 2048
 BAD_FILE = "bad_samples.jsonl"
@@ -63,7 +63,7 @@ def pack(
         shutil.rmtree(partial / "staging", ignore_errors=True)
         shutil.rmtree(partial / "done")
         (partial / "recipe").unlink()
-        write_whole(partial / INDEX_FILE, render_index(index).encode())
+        write_bytes(partial / INDEX_FILE, render_index(index).encode())
         partial.rename(root)
     return index
 
@@ -177,7 +177,7 @@ def _note_bad(config: PackConfig | GeneratedConfig, written: list[WrittenShard],
     if len(bad) > allowed * total:
         raise UserError(f"{len(bad)} of {total} images are unreadable, the first: {bad[0]}", allowed=f"{allowed:.2%}")
     if bad:
-        write_whole(partial / BAD_FILE, "".join(_json_line(entry) for entry in bad).encode())
+        write_bytes(partial / BAD_FILE, "".join(_json_line(entry) for entry in bad).encode())
 
 
 def _json_line(entry: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from vitmodel.config.base import UserError
-from vitmodel.data.folders import write_whole
 from vitmodel.data.formats.tars import find_tars
 from vitmodel.data.index import INDEX_FILE, DatasetIndex, Shard, Split, read_index, render_index
 from vitmodel.data.order import permutation
@@ -17,6 +16,7 @@ from vitmodel.data.shards import BAD_FILE, histogram, identity_of
 from vitmodel.data.spread import spread
 from vitmodel.data.tarscan import samples_of
 from vitmodel.data.writing import describe_shard, load_members, member_files, sha256_of
+from vitmodel.files import write_bytes
 
 
 def verify(root: Path, *, processes: int | None = None) -> list[str]:
@@ -121,7 +121,7 @@ def index_tars(
         command=command,
         splits=splits,
     )
-    write_whole(root / INDEX_FILE, render_index(index).encode())
+    write_bytes(root / INDEX_FILE, render_index(index).encode())
     return index
 
 

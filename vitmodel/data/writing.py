@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vitmodel.config.base import Frozen, UserError
-from vitmodel.data.folders import write_whole
 from vitmodel.data.images import Checked, check_image
 from vitmodel.data.index import Shard
 from vitmodel.data.sources import Encoded, Part, Read
 from vitmodel.data.tarscan import TarSample, samples_of
+from vitmodel.files import write_bytes
 
 MEMBER = np.dtype([("offset", "<u8"), ("bytes", "<u4"), ("label", "<i4")])  # place of a sample's image, and its class
 CHUNK_BYTES = 2**22
@@ -66,7 +66,7 @@ def finish_job(job: ShardJob) -> WrittenShard:
         except (OSError, ValidationError):
             pass  # half a mark, or a shard that is gone: written again
     written = _write(job, root)
-    write_whole(mark, written.model_dump_json().encode())
+    write_bytes(mark, written.model_dump_json().encode())
     return written
 
 
@@ -131,7 +131,7 @@ def describe_shard(root: Path, path: Path, members: str, ignore: tuple[str, ...]
         raise UserError("no samples in this tar", file=str(path))
     files = member_files(samples, members)
     for name, data in files.items():
-        write_whole(root / name, data)
+        write_bytes(root / name, data)
     return Shard(
         name=path.relative_to(root).as_posix(),
         members=members,

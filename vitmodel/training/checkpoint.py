@@ -27,6 +27,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
 
+from vitmodel.files import write_json
 from vitmodel.training import state
 from vitmodel.training.engine import device
 from vitmodel.training.shardfile import is_whole, write_tensors
@@ -122,7 +123,7 @@ class Writer:
             target.mkdir(parents=True, exist_ok=True)
             shard = target / f"shard-{self._worker:05d}.safetensors"
             written = write_tensors(shard, self._host)
-            _write_json(shard.with_suffix(".json"), written)
+            write_json(shard.with_suffix(".json"), written)
             if self._worker == 0:
                 self._complete(target, manifest)
         except Exception as error:  # surfaces on all workers when they next meet
@@ -135,10 +136,10 @@ class Writer:
             if self._cancelled.wait(POLL_SECONDS):
                 return
         files = {note.with_suffix(".safetensors").name: json.loads(note.read_text()) for note in notes}
-        _write_json(target / MANIFEST, {**manifest, "time": time.time(), "files": files})
+        write_json(target / MANIFEST, {**manifest, "time": time.time(), "files": files})
         if not self._is_current():
             raise CheckpointError("another group works on this run now")
-        _write_json(target / COMPLETE, {})
+        write_json(target / COMPLETE, {})
         for note in notes:
             note.unlink()
         for old in complete_checkpoints(self._folder)[: -self._keep]:
@@ -217,12 +218,3 @@ def _from_first(box: list[Any], workers: int) -> list[Any]:
     if workers > 1:
         dist.broadcast_object_list(box, src=0)
     return box
-
-
-def _write_json(path: Path, data: Facts) -> None:
-    half = path.with_name(f".{path.name}.half")
-    with half.open("w") as file:
-        json.dump(data, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(path)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from vitmodel.files import atomic_path
 
 CHUNK_BYTES = 8 * 2**20
 DTYPES = {
@@ -31,16 +32,13 @@ DTYPES = {
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str | int]:
     """Write contiguous CPU tensors and wait until they are on the disk; returns the file's sha256 and bytes. Raises OSError."""
     digest, size = hashlib.sha256(), 0
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb", buffering=0) as file:
+    with atomic_path(path) as partial, partial.open("wb", buffering=0) as file:
         for chunk in _chunks(tensors):
             digest.update(chunk)
             view = chunk
             while view:  # a raw write may be a short one
                 view = view[file.write(view) :]
             size += len(chunk)
-        os.fsync(file.fileno())
-    partial.replace(path)
     return {"sha256": digest.hexdigest(), "bytes": size}
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vitmodel.config.models import HybridConfig, ModelConfig, ViTConfig
+from vitmodel.files import atomic_path
 from vitmodel.models.build import build
 from vitmodel.weights.files import published, read_tensors
 from vitmodel.weights.header import HF_CONFIG, HF_WEIGHTS, hf_choices
@@ -72,10 +73,8 @@ def export_weights(state: dict[str, Tensor], model: ModelConfig, path: Path, lay
         {name: t.detach().float().cpu() for name, t in state.items()}, tensors_of(model, layout), heads_of(model)
     )
     if layout == "official":
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with atomic_path(path) as partial, partial.open("wb") as file:
             np.savez(file, **{name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
-        partial.replace(path)
     elif layout == "timm":
         save_weights(tensors, path)
     else:

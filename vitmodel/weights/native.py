@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
+from vitmodel.files import atomic_path
 from vitmodel.weights.recognise import square_grid
 
 NOT_TRANSFERRED = ("head.",)
@@ -25,10 +26,9 @@ NAMED_OF_A_KIND = 100  # differences that an error lists
 
 def save_weights(state: dict[str, Tensor], path: Path, model: ModelConfig | None = None) -> None:
     """Write fp32 weights in one atomic step, with the model's configuration beside them where given."""
-    partial = path.with_suffix(".partial")
     tensors = {name: tensor.detach().float().contiguous().cpu() for name, tensor in state.items()}
-    save_file(tensors, partial, metadata={"model": model.model_dump_json()} if model is not None else None)
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, metadata={"model": model.model_dump_json()} if model is not None else None)
 
 
 def saved_model(path: Path) -> ModelConfig | None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.store.curve import json_lines
-from orchestrator.store.files import read_json
 from orchestrator.store.layout import RunFolder
+from vitmodel.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class Fence:
     """One attempt's right to a run. `session`: the token of the lease under which it was begun; empty where there is none."""
 
     study: Path
