@@ -83,7 +83,8 @@ def usual_worker(config: dict[str, Any]) -> float:
 
     from vitmodel.config.run import RunConfig
     from vitmodel.training.context import Context
-    from vitmodel.training.run import WEIGHTS_FILE, execute
+    from vitmodel.training.run import execute
+    from vitmodel.weights.header import WEIGHTS_FILE
 
     torch.set_num_threads(1)
     item, root = config["item"], Path(config["storage"], "runs")

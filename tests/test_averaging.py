@@ -18,7 +18,8 @@ from vitmodel.training.averaging import decay_at
 from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.context import Context
 from vitmodel.training.engine import ensure_process_group, make_engine
-from vitmodel.training.run import WEIGHTS_FILE, execute
+from vitmodel.training.run import execute
+from vitmodel.weights.header import WEIGHTS_FILE
 
 CNN = CnnConfig(family="cnn", variant="c", architecture="mobilenetv2", width_factor=0.25, stem="small")
 

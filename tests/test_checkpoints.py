@@ -24,9 +24,10 @@ from vitmodel.training.checkpoint import CheckpointPolicy, complete_checkpoints
 from vitmodel.training.context import Context
 from vitmodel.training.control import StoppedError
 from vitmodel.training.resume import CheckpointMismatchError
-from vitmodel.training.run import WEIGHTS_FILE, execute
+from vitmodel.training.run import execute
 from vitmodel.training.shardfile import is_whole, write_tensors
 from vitmodel.training.state import Stitched
+from vitmodel.weights.header import WEIGHTS_FILE
 
 VIT = ViTConfig(family="vit", variant="v", width=24, depth=1, mlp_dim=40, heads=2, patch=8)
 STEPS, SAVE = 80, 13  # a log entry every second step: 13 lies between two

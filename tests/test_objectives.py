@@ -32,7 +32,7 @@ from vitmodel.models import masked
 from vitmodel.models.build import build, build_for_training
 from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.engine import make_optimizer, set_learning_rate
-from vitmodel.training.run import WEIGHTS_FILE
+from vitmodel.weights.header import WEIGHTS_FILE
 from vitmodel.weights.interchange import export_weights, import_weights
 from vitmodel.weights.native import save_weights
 

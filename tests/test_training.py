@@ -24,7 +24,8 @@ from vitmodel.training.context import Context
 from vitmodel.training.evaluate import evaluate
 from vitmodel.training.loop import DivergedError, log_interval
 from vitmodel.training.probe import LinearProbe, first_shots
-from vitmodel.training.run import WEIGHTS_FILE, execute
+from vitmodel.training.run import execute
+from vitmodel.weights.header import WEIGHTS_FILE
 
 
 class CutError(Exception):

@@ -40,7 +40,8 @@ from vitmodel.training.engine import ensure_process_group
 from vitmodel.training.guard import has_notice
 from vitmodel.training.loop import DivergedError
 from vitmodel.training.resume import CheckpointMismatchError
-from vitmodel.training.run import STACKS, WEIGHTS_FILE, execute
+from vitmodel.training.run import STACKS, execute
+from vitmodel.weights.header import WEIGHTS_FILE
 
 ASK_SECONDS = 1.0  # between two looks at whether to stop
 

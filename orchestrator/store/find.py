@@ -13,8 +13,7 @@ from orchestrator.store.layout import RunFolder, Store
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
 from vitmodel.files import read_json
-
-WEIGHTS_FILE = "model.safetensors"
+from vitmodel.weights.header import WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,11 +33,10 @@ from vitmodel.training.objectives import make_objective
 from vitmodel.training.probe import LinearProbe, first_shots
 from vitmodel.training.resume import resume
 from vitmodel.training.skipped import counting
-from vitmodel.weights.header import content_hash
+from vitmodel.weights.header import WEIGHTS_FILE, content_hash
 from vitmodel.weights.interchange import import_weights
 from vitmodel.weights.native import load_for_transfer, save_weights
 
-WEIGHTS_FILE = "model.safetensors"
 EVAL_BATCH = 256
 STACKS = "stacks"
 

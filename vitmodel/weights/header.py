@@ -16,6 +16,7 @@ from typing import Any
 from vitmodel.config.base import UserError
 from vitmodel.weights.recognise import HF_EPS, HF_GELUS, Shapes
 
+WEIGHTS_FILE = "model.safetensors"  # a run's final weights, in its folder
 HF_WEIGHTS, HF_CONFIG = "model.safetensors", "config.json"  # in a Hugging Face folder
 MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 
