@@ -14,9 +14,12 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import ROOT, WriteStudy
 from dockerfile_parse import DockerfileParser
@@ -24,7 +27,7 @@ from kubernetes import client
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from cluster.leave import AHEAD_SECONDS
+from cluster import leave
 from orchestrator.execution import capacity
 from orchestrator.prepare import prepare
 from orchestrator.spec.study import read_study
@@ -172,7 +175,7 @@ def test_clusters_ask_for_a_token_and_share_storage() -> None:
     worker = pods(first)[1]
     assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
     assert "/app/cluster/leave.py" in worker["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    assert worker["terminationGracePeriodSeconds"] > AHEAD_SECONDS["now"]
+    assert worker["terminationGracePeriodSeconds"] > leave.NOTICE_SECONDS["now"]
 
 
 def test_a_job_is_submitted_once() -> None:
@@ -309,6 +312,132 @@ def test_the_slurm_script_on_pretended_nodes(is_broken: bool, code: int, tmp_pat
     assert called.startswith("token symmetric-run --address 10.1.2.3:20123 --min-nodes 3 --dashboard-host=127.0.0.1")
     if not is_broken:
         assert (tmp_path / "study").read_text() == "10.1.2.3:20123 -m orchestrator.study study.yaml\n"
+
+
+# --- leave.py -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def raylets(tmp_path: Path) -> Iterator[dict[str, psutil.Process]]:
+    """Processes called raylet, by node id: two that run, and between them a zombie, as in a pod whose init does not reap.
+
+    The kernel names a process after its script. Those that run end when their standard input is closed.
+    """
+    script = tmp_path / "raylet"
+    script.write_text("#!/bin/sh\nread -r line || true\n")
+    script.chmod(0o755)
+    with ExitStack() as stack:
+        processes = {}
+        for number, node_id in enumerate(("first", "zombie", "second")):
+            command = [str(script), f"--node_id={node_id}", f"--gcs-address=192.0.2.1:{number}"]
+            started = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE))
+            processes[node_id] = psutil.Process(started.pid)
+        os.kill(processes["zombie"].pid, signal.SIGKILL)  # `Popen.wait`, which reaps it, comes after the test
+        deadline = time.monotonic() + 30
+        while {process.name() for process in processes.values()} != {"raylet"} or not is_zombie(processes["zombie"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield processes
+
+
+def is_zombie(process: psutil.Process) -> bool:
+    return bool(process.status() == psutil.STATUS_ZOMBIE)
+
+
+def run_leave(monkeypatch: pytest.MonkeyPatch, *arguments: str, codes: dict[str, int] | None = None) -> tuple[int, list[str]]:
+    """`leave.py now` with a stand-in for `ray drain-node` that ends with these codes: (exit code, drained nodes)."""
+    drained = []
+
+    def ray(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert command[1] == "drain-node"
+        address, node_id = (command[command.index(option) + 1] for option in ("--address", "--node-id"))
+        drained.append(f"{address} {node_id}")
+        return subprocess.CompletedProcess(command, (codes or {}).get(node_id, 0))
+
+    monkeypatch.setattr(leave.subprocess, "run", ray)
+    monkeypatch.setattr(sys, "argv", ["leave.py", "now", "--seconds", "30", *arguments])
+    return leave.main(), drained
+
+
+def test_leave_skips_a_zombie_raylet(
+    raylets: dict[str, psutil.Process], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_leave(monkeypatch, "--node-id", "first") == (0, ["192.0.2.1:0 first"])
+    assert run_leave(monkeypatch, "--node-id", "second") == (0, ["192.0.2.1:2 second"])
+    assert run_leave(monkeypatch, "--node-id", "zombie") == (1, [])
+    message = capsys.readouterr().err
+    assert message.startswith("error: Ray node zombie does not run on this machine, nothing was drained; skipped")
+    assert f"{raylets['zombie'].pid} (zombie)" in message
+
+
+def test_leave_skips_raylets_that_it_cannot_read(
+    raylets: dict[str, psutil.Process], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another user's, one that ends between two calls, and a program that only has the name."""
+
+    class Unreadable(psutil.Process):
+        error: psutil.Error | None = None
+
+        def cmdline(self) -> list[str]:
+            if self.error:
+                raise self.error
+            return ["/usr/bin/raylet", "--help"]
+
+    def unreadable(error: psutil.Error | None) -> Unreadable:
+        process = Unreadable()
+        process.error = error
+        return process
+
+    pid = os.getpid()
+    others = [unreadable(psutil.AccessDenied(pid)), unreadable(psutil.NoSuchProcess(pid)), unreadable(None)]
+    listed = [*others, *raylets.values()]
+
+    def process_iter(_: list[str]) -> list[psutil.Process]:
+        for process in listed:
+            process.info = {"name": "raylet"}
+        return listed
+
+    monkeypatch.setattr(leave.psutil, "process_iter", process_iter)
+    assert run_leave(monkeypatch) == (0, ["192.0.2.1:0 first", "192.0.2.1:2 second"])
+    refused = run_leave(monkeypatch, codes={"first": 1})
+    assert refused == (1, ["192.0.2.1:0 first", "192.0.2.1:2 second"]), "one node that Ray does not drain is not the end"
+    assert "error: Ray node first was not drained" in capsys.readouterr().err
+    listed = others
+    assert run_leave(monkeypatch) == (1, [])
+    message = capsys.readouterr().err
+    assert message.startswith("error: no Ray node runs on this machine")
+    for reason in ("AccessDenied", "ended", "no option --node_id in its command line"):
+        assert f"{pid} ({reason})" in message
+
+
+def test_leave_waits_for_training_workers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child of the raylet that cannot be read does not hide one that trains, and a raylet that has ended has none."""
+    script = "import sys, subprocess; child = subprocess.Popen(['true']); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        started.stdout.readline()
+        node = leave.Node(raylet=psutil.Process(started.pid), node_id="n", gcs_address="a")
+        deadline = time.monotonic() + 30
+        while not any(is_zombie(child) for child in node.raylet.children()):
+            assert time.monotonic() < deadline
+        assert not leave.has_training_worker(node)
+        children = [*node.raylet.children(), *node.raylet.children()]
+        titles = iter((psutil.AccessDenied(1), ["ray::RayTrainWorker.run"]))
+
+        def cmdline(_: psutil.Process) -> list[str]:
+            title = next(titles)
+            if isinstance(title, psutil.Error):
+                raise title
+            return title
+
+        monkeypatch.setattr(psutil.Process, "children", lambda _: children)
+        monkeypatch.setattr(psutil.Process, "cmdline", cmdline)
+        assert leave.has_training_worker(node)
+        monkeypatch.undo()
+        started.kill()
+        started.wait()
+        assert not leave.has_training_worker(node)
 
 
 # --- the image ------------------------------------------------------------------------------------------------
