@@ -1,7 +1,8 @@
-"""What bench/chaos.py strikes, and how: a cluster of several nodes, an image server, MLflow, a small disk, a study's driver."""
+"""Targets and faults of bench/chaos.py: a cluster of several nodes, an image server, MLflow, a small disk, a driver."""
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import secrets
@@ -42,6 +43,7 @@ on_failure: {retries: {failures: 50, preemptions: 50, pause_seconds: 0}}
 tracking: {mlflow: "MLFLOW"}
 """
 STORAGE_BYTES = 192 << 20
+NODES = 3
 FULL_SECONDS, AWAY_SECONDS, CUT_SECONDS = 3.0, 5.0, 5.0
 NOTICE_SECONDS, STOP_SECONDS = 20, 60
 LEAVE = Path(__file__).parents[1] / "cluster/leave.py"
@@ -50,7 +52,7 @@ HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_thresh
 
 @dataclass
 class Scene:
-    """All that can be struck."""
+    """Everything that a fault can hit."""
 
     folder: Path
     cluster: Any
@@ -63,7 +65,7 @@ class Scene:
     nodes: list[Any] = field(default_factory=list)
     driver: subprocess.Popen[str] | None = None
     mlflow: subprocess.Popen[bytes] | None = None
-    timer: threading.Timer | None = None  # until MLflow comes back
+    timer: threading.Timer | None = None  # until MLflow is restarted
 
     def start_driver(self) -> None:
         command = [sys.executable, "-m", "orchestrator.study", str(self.study), "--storage", str(self.storage)]
@@ -90,117 +92,140 @@ class Scene:
         return self.driver is not None and self.driver.poll() is None
 
     def await_training(self, seconds: float) -> None:
-        """Until a training makes steps, or for so long."""
-        since, until = time.time(), time.monotonic() + seconds
-        while self.is_driven and time.monotonic() < until:
-            newest = max((file.stat().st_mtime for file in self.storage.glob("runs/*/metrics-*.jsonl")), default=0.0)
-            if newest > since:
-                return
+        """Wait until a run makes steps, at most for this time."""
+        since, deadline = time.time(), time.monotonic() + seconds
+        while self.is_driven and time.monotonic() < deadline and self.newest_metrics() <= since:
             time.sleep(0.1)
+
+    def newest_metrics(self) -> float:
+        """When metrics were last written."""
+        newest = 0.0
+        for file in self.storage.glob("runs/*/metrics-*.jsonl"):
+            with suppress(OSError):
+                newest = max(newest, file.stat().st_mtime)
+        return newest
 
     def actors(self, title: str) -> list[psutil.Process]:
         """Processes of this kind of actor on this cluster."""
-        found = []
+        processes = []
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
                 if title in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
+
+    def draw_node(self, draw: random.Random) -> Any:
+        """One of the nodes, after any that failed to start was replaced."""
+        while len(self.nodes) < NODES:
+            self.nodes.append(self.cluster.add_node(num_cpus=1))
+        return draw.choice(self.nodes)
+
+    def replace_node(self, node: Any) -> None:
+        """kill -9 of a node's processes; another node joins."""
+        self.nodes.remove(node)
+        try:
+            self.cluster.remove_node(node, allow_graceful=False)
+        finally:
+            self.nodes.append(self.cluster.add_node(num_cpus=1))
 
 
-def strike_actor(title: str) -> Callable[[Scene, random.Random], bool]:
-    def strike(scene: Scene, draw: random.Random) -> bool:
-        found = scene.actors(title)
-        if not found:
+# Each fault returns False where its target does not exist yet, and raises where it cannot hit it.
+
+
+def kill_actor(title: str) -> Callable[[Scene, random.Random], bool]:
+    def kill(scene: Scene, draw: random.Random) -> bool:
+        processes = scene.actors(title)
+        if not processes:
             return False
-        with suppress(psutil.NoSuchProcess):
-            draw.choice(found).kill()
+        draw.choice(processes).kill()
         return True
 
-    return strike
+    return kill
 
 
-def strike_node(scene: Scene, draw: random.Random) -> bool:
-    node = scene.nodes.pop(draw.randrange(len(scene.nodes)))
-    scene.cluster.remove_node(node, allow_graceful=False)
-    scene.nodes.append(scene.cluster.add_node(num_cpus=1))
+def kill_node(scene: Scene, draw: random.Random) -> bool:
+    scene.replace_node(scene.draw_node(draw))
     return True
 
 
-def strike_noticed_node(scene: Scene, draw: random.Random) -> bool:
-    """A node whose end is announced: what trains on it saves, then it goes."""
-    node = scene.nodes.pop(draw.randrange(len(scene.nodes)))
+def drain_node(scene: Scene, draw: random.Random) -> bool:
+    """A node whose end is announced: the runs on it save, then it is removed."""
+    node = scene.draw_node(draw)
     command = [sys.executable, str(LEAVE), "now", "--seconds", str(NOTICE_SECONDS), "--node-id", node.node_id]
     subprocess.run(command, env=scene.environment, check=True)
-    scene.cluster.remove_node(node, allow_graceful=False)
-    scene.nodes.append(scene.cluster.add_node(num_cpus=1))
+    scene.replace_node(node)
     return True
 
 
-def strike_with_sigterm(scene: Scene, draw: random.Random) -> bool:
-    """The driver is told to end: every run saves first."""
-    assert scene.driver is not None
+def terminate_driver(scene: Scene, draw: random.Random) -> bool:
+    """SIGTERM: every run saves before the driver exits."""
+    if scene.driver is None or not scene.is_driven:
+        return False
     scene.driver.terminate()
     try:
         scene.driver.wait(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        print(f"the driver did not end within {STOP_SECONDS} s of SIGTERM", flush=True)
+        print(f"the driver did not exit within {STOP_SECONDS} s of SIGTERM", flush=True)
         scene.driver.kill()
         scene.driver.wait()
     scene.start_driver()
     return True
 
 
-def strike_driver(scene: Scene, draw: random.Random) -> bool:
-    assert scene.driver is not None
+def kill_driver(scene: Scene, draw: random.Random) -> bool:
+    if scene.driver is None or not scene.is_driven:
+        return False
     scene.driver.kill()
     scene.driver.wait()
     scene.start_driver()
     return True
 
 
-def strike_mlflow(scene: Scene, draw: random.Random) -> bool:
+def kill_mlflow(scene: Scene, draw: random.Random) -> bool:
     if scene.mlflow is None or scene.mlflow.poll() is not None:
-        return False  # still away
+        return False  # not restarted yet
     scene.stop_mlflow()
     scene.timer = threading.Timer(AWAY_SECONDS, scene.start_mlflow)
     scene.timer.start()
     return True
 
 
-def strike_reads(scene: Scene, draw: random.Random) -> bool:
-    before, until = scene.server.cut, time.monotonic() + CUT_SECONDS
+def cut_reads(scene: Scene, draw: random.Random) -> bool:
+    before, deadline = scene.server.cut, time.monotonic() + CUT_SECONDS
     shutil.rmtree(scene.folder / "cache", ignore_errors=True)
     scene.server.cut_for(CUT_SECONDS)
-    while scene.server.cut == before and time.monotonic() < until:
+    while scene.server.cut == before and time.monotonic() < deadline:
         time.sleep(0.05)
     return scene.server.cut > before
 
 
-def strike_disk(scene: Scene, draw: random.Random) -> bool:
-    if not scene.is_small:
-        return False
+def fill_disk(scene: Scene, draw: random.Random) -> bool:
     filler = scene.storage / ".filler"
-    with suppress(OSError), filler.open("wb") as file:
-        while True:
-            file.write(bytes(1 << 16))
-            file.flush()
-    time.sleep(FULL_SECONDS)
-    filler.unlink()
-    return True
+    try:
+        with filler.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        time.sleep(FULL_SECONDS)
+        return True
+    finally:
+        filler.unlink(missing_ok=True)
 
 
-FAULTS: dict[str, tuple[int, Callable[[Scene, random.Random], bool]]] = {  # with how often each is drawn
-    "worker": (4, strike_actor("ray::RayTrainWorker")),
-    "controller": (2, strike_actor("ray::TrainController")),
-    "trial": (1, strike_actor("ray::ImplicitFunc")),
-    "node": (2, strike_node),
-    "driver": (2, strike_driver),
-    "mlflow": (1, strike_mlflow),
-    "reads cut": (2, strike_reads),
-    "disk full": (2, strike_disk),
-    "noticed node": (2, strike_noticed_node),
-    "SIGTERM": (1, strike_with_sigterm),
+FAULTS: dict[str, tuple[int, Callable[[Scene, random.Random], bool]]] = {  # each with its weight in the draw
+    "worker": (4, kill_actor("ray::RayTrainWorker")),
+    "controller": (2, kill_actor("ray::TrainController")),
+    "trial": (1, kill_actor("ray::ImplicitFunc")),
+    "node": (2, kill_node),
+    "driver": (2, kill_driver),
+    "mlflow": (1, kill_mlflow),
+    "reads cut": (2, cut_reads),
+    "disk full": (2, fill_disk),
+    "drained node": (2, drain_node),
+    "SIGTERM": (1, terminate_driver),
 }
 
 
@@ -218,7 +243,7 @@ def set_up(folder: Path) -> Scene:
     size = f"size={STORAGE_BYTES}"
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(storage)], capture_output=True, check=False)
     if mounted.returncode:
-        print("the storage is no disk of its own here (mount is not permitted): it is never filled")
+        print("mounting a tmpfs is not permitted: the fault 'disk full' is left out")
     port = ShardServer.free_port()
     study = folder / "chaos.yaml"
     study.write_text(STUDY.replace("URL", server.url).replace("MLFLOW", f"http://127.0.0.1:{port}"))
@@ -232,7 +257,7 @@ def set_up(folder: Path) -> Scene:
         is_small=not mounted.returncode,
         environment={**os.environ, "RAY_ADDRESS": cluster.address},
     )
-    scene.nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
+    scene.nodes = [cluster.add_node(num_cpus=1) for _ in range(NODES)]
     scene.start_mlflow()
     return scene
 
