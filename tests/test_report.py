@@ -75,7 +75,7 @@ def test_counts_are_written_as_people_say_them(number: float, words: str) -> Non
     [(3.1e10, "31 gigaFLOPs"), (1.85e12, "1.9 teraFLOPs"), (2.55e20, "255 exaFLOPs"), (4.2e21, "4200 exaFLOPs")],
 )
 def test_flops_are_written_in_the_largest_unit(flops: float, words: str) -> None:
-    assert summary.flops_words(flops) == words
+    assert summary.flops_text(flops) == words
 
 
 def test_summary_says_who_leads_where_and_how_error_falls(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_families_whose_seeds_overlap_are_level(tmp_path: Path) -> None:
     frame = done(tmp_path, seeds=3)
     rows = (frame["family"] == "resnet") & (frame["dataset_size"] == 16000)
     frame.loc[rows, "error"] = 0.045 + 0.01 * frame.loc[rows, "seed"]
-    assert any("ViT and ResNet are level" in s or "ResNet and ViT are level" in s for s in report.summary_lines(frame))
+    assert any("ViT and ResNet are tied" in s or "ResNet and ViT are tied" in s for s in report.summary_lines(frame))
     assert not any("one seed" in s for s in report.summary_lines(frame))
 
 
@@ -114,7 +114,7 @@ def test_families_at_different_compute_are_not_compared_at_equal_compute(tmp_pat
     frame = done(tmp_path)
     frame.loc[frame["family"] == "vit", "pretrain_flops"] *= 1e6
     assert any("share no range of FLOPs" in s for s in report.summary_lines(frame))
-    assert "share no range" in words_of(plots.error_vs_pretrain_flops(frame))
+    assert "no common range" in words_of(plots.error_vs_pretrain_flops(frame))
 
 
 @pytest.mark.parametrize("phases", [["pretrain"], ["pretrain", "probe"]])

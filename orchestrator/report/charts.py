@@ -14,7 +14,7 @@ import pandas as pd
 
 from orchestrator.laws.points import Array
 from orchestrator.results import summary
-from orchestrator.results.summary import count, family_name, flops_words
+from orchestrator.results.summary import count, family_name, flops_text
 
 Tick = Callable[[float], str]
 TASK_ERROR = "error on the task, top-1"
@@ -161,7 +161,7 @@ def error_vs_finetune_epochs(frame: pd.DataFrame, task: str | None = None, datas
     size = "imported" if is_imported else count(images)
     return Chart(
         name=_name(f"finetune-epochs-{size}" if len(rows) else "finetune-epochs", rows),
-        title=summary.verdict(points, "finetune_epochs", lambda x: f"after {x:g} epoch{'s' if x != 1 else ''}"),
+        title=summary.headline(points, "finetune_epochs", lambda x: f"after {x:g} epoch{'s' if x != 1 else ''}"),
         subtitle=_subtitle(rows, what),
         points=points,
         x="finetune_epochs",
@@ -179,7 +179,7 @@ def error_vs_pretrain_flops(frame: pd.DataFrame, task: str | None = None, epochs
     has_one_length = rows["length"].nunique() == 1
     return Chart(
         name=_name("finetune-compute", rows),
-        title=summary.flops_verdict(points),
+        title=summary.flops_headline(points),
         subtitle=_subtitle(rows, _finetune_words(rows), "band: the best that any run reached with at most that compute"),
         points=points,
         x="pretrain_flops",
@@ -208,7 +208,7 @@ def _against_size(rows: pd.DataFrame, name: str, what: str, y_label: str) -> Cha
     points = _points(rows, "dataset_size")
     return Chart(
         name=name,
-        title=summary.verdict(points, "dataset_size", lambda x: f"at {count(x)} images"),
+        title=summary.headline(points, "dataset_size", lambda x: f"at {count(x)} images"),
         subtitle=_subtitle(rows, what),
         points=points,
         x="dataset_size",
@@ -233,7 +233,7 @@ def _hover(rows: pd.DataFrame) -> str:
     top1 = " to ".join(dict.fromkeys(f"{100 * v:.2f}" for v in (done["top1"].min(), done["top1"].max()))) if len(done) else ""
     is_imported = pd.isna(first["dataset_size"])
     data = "" if is_imported else f"D = {first['dataset_size']:,} images, {first['epochs']:.3g} epochs"
-    cost = "" if is_imported else f"C = {flops_words(first['pretrain_flops'])} of pretraining"
+    cost = "" if is_imported else f"C = {flops_text(first['pretrain_flops'])} of pretraining"
     lines = [
         f"{first['variant']} ({family_name(first['family'])})",
         ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else ""),

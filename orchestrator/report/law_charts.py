@@ -18,7 +18,7 @@ from orchestrator.laws.law import Law
 from orchestrator.laws.points import Array
 from orchestrator.report.charts import TASK_ERROR, Chart, Target, Trend, file_name
 from orchestrator.results import summary
-from orchestrator.results.summary import count, family_name, flops_words, percent
+from orchestrator.results.summary import count, family_name, flops_text, percent
 from orchestrator.verdicts.answers import Axis, Curve, Findings, Forecast, Point, View
 
 HELD_OUT = 2.0  # points beyond 1 / HELD_OUT of the largest x are held out
@@ -146,7 +146,7 @@ def _hover(points: list[Point]) -> str:
         ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else ""),
         f"N = {first.params:,} parameters",
         f"D = {first.dataset_size:,} images of {first.dataset}, {first.epochs:.3g} epochs",
-        f"C = {flops_words(first.pretrain_flops)} of pretraining",
+        f"C = {flops_text(first.pretrain_flops)} of pretraining",
         f"top-1 = {low}%" if low == high else f"top-1 = {low} to {high}%",
     ]
     return "\n".join(lines)

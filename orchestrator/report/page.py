@@ -23,8 +23,8 @@ from markupsafe import Markup
 
 from orchestrator.report import answer_tables, charts, interactive, law_charts, plots, tables
 from orchestrator.report.charts import Chart
-from orchestrator.results import summary as standing
-from orchestrator.results.summary import count, family_name, flops_words, percent
+from orchestrator.results import summary
+from orchestrator.results.summary import count, family_name, flops_text, percent
 from orchestrator.verdicts.answers import Findings
 
 PLACED_FACTS = ("title", "note", "study_yaml", "resolved", "planned", "wall_seconds", "training_seconds", "slots")
@@ -123,7 +123,7 @@ def summary_lines(frame: pd.DataFrame) -> list[str]:
     Says that it cannot tell where a family has no result.
     """
     lines = [_progress(frame)]
-    if not len(standing.finished(frame)):
+    if not len(summary.finished(frame)):
         if (frame["status"] == "DONE").any():
             return [
                 *lines,
@@ -147,20 +147,20 @@ def _progress(frame: pd.DataFrame) -> str:
 def _views(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """What is compared, how it was measured, and its rows: fine-tunes on each task, else probes, else pretrainings."""
     phases = set(frame["phase"])
-    for task in standing.tasks(frame, "finetune"):
-        rows = standing.finetuned(frame, task)
-        yield task, standing.amount(rows), rows
-    for task in standing.tasks(frame, "probe") if "finetune" not in phases else []:
-        rows = standing.probed(frame, task)
+    for task in summary.tasks(frame, "finetune"):
+        rows = summary.finetuned(frame, task)
+        yield task, summary.finetune_length(rows), rows
+    for task in summary.tasks(frame, "probe") if "finetune" not in phases else []:
+        rows = summary.probed(frame, task)
         yield task, f"linear probe on {rows['shots'].iloc[0]} images a class", rows
-    if phases == {"pretrain"} and len(standing.pretrained(frame)):
-        yield frame["dataset"].iloc[0], "right after pretraining", standing.pretrained(frame)
+    if phases == {"pretrain"} and len(summary.pretrained(frame)):
+        yield frame["dataset"].iloc[0], "right after pretraining", summary.pretrained(frame)
 
 
 def _family_lines(what: str, rows: pd.DataFrame) -> Iterator[str]:
     """Each family's best variant and how its error changes with data, the best family first."""
-    points = standing.curve(standing.longest(rows), "dataset_size")
-    found = standing.best(points)
+    points = summary.curve(summary.longest(rows), "dataset_size")
+    found = summary.best_by_family(points)
     for leader in found:
         own = points[(points["family"] == leader.family) & (points["variant"] == leader.variant)].dropna(subset=["mean"])
         images = own.sort_values("mean", kind="stable")["dataset_size"].iloc[0]
@@ -176,11 +176,11 @@ def _family_lines(what: str, rows: pd.DataFrame) -> Iterator[str]:
 def _imported_lines(frame: pd.DataFrame) -> Iterator[str]:
     """How imported weights do: beside the curves, because what went into them is not known here."""
     rows = frame[frame["dataset_size"].isna()].fillna({"dataset_size": 0, "pretrain_flops": 0.0})
-    for task in standing.tasks(rows, "finetune"):
-        part = standing.finetuned(rows, task)
-        for point in standing.best(standing.curve(part, "dataset_size")):
+    for task in summary.tasks(rows, "finetune"):
+        part = summary.finetuned(rows, task)
+        for point in summary.best_by_family(summary.curve(part, "dataset_size")):
             yield (
-                f"{family_name(point.family)} from imported weights on {task}, {standing.amount(part)}: "
+                f"{family_name(point.family)} from imported weights on {task}, {summary.finetune_length(part)}: "
                 f"best error {percent(point.mean)} ({point.variant}); what it cost to pretrain is not known."
             )
 
@@ -199,7 +199,7 @@ def _trend(line: pd.DataFrame) -> str:
 
 
 def _size_lines(task: str, rows: pd.DataFrame) -> Iterator[str]:
-    points = standing.curve(standing.longest(rows), "dataset_size")
+    points = summary.curve(summary.longest(rows), "dataset_size")
     if points["family"].nunique() < 2:
         return
     sizes = sorted(points["dataset_size"].unique())
@@ -209,20 +209,20 @@ def _size_lines(task: str, rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _flops_lines(task: str, rows: pd.DataFrame) -> Iterator[str]:
-    points = standing.flops_curve(rows)
+    points = summary.flops_curve(rows)
     if points["family"].nunique() < 2:
         return
-    common = standing.common_flops(points)
+    common = summary.common_flops(points)
     if common is None:
         yield f"On {task} it cannot be told who leads at equal pretraining compute: the families share no range of FLOPs."
         return
     for flops in dict.fromkeys(common):
-        yield _lead(task, f"with at most {flops_words(flops)} of pretraining", standing.within(points, flops))
+        yield _lead(task, f"with at most {flops_text(flops)} of pretraining", summary.up_to_flops(points, flops))
 
 
 def _lead(task: str, where: str, points: pd.DataFrame) -> str:
     """Who leads among these points, with the numbers; who has none."""
-    found = standing.best(points)
+    found = summary.best_by_family(points)
     missing = [family_name(name) for name in dict.fromkeys(points["family"]) if name not in {s.family for s in found}]
     if len(found) == 1 and not missing:
         return f"On {task} only {family_name(found[0].family)} was run {where}: {found[0]}."
@@ -230,7 +230,7 @@ def _lead(task: str, where: str, points: pd.DataFrame) -> str:
         return f"On {task} it cannot be told who leads {where}: no result for {' and '.join(missing)}."
     rest = f"; no result for {' and '.join(missing)}" if missing else ""
     numbers = ", ".join(f"{family_name(s.family)} {s}" for s in found)
-    return f"On {task} {standing.said(standing.leaders(found), where)}: {numbers}{rest}."
+    return f"On {task} {summary.leaders_text(summary.leaders(found), where)}: {numbers}{rest}."
 
 
 def _plain(value: Any) -> str:

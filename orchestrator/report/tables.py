@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.results import summary
-from orchestrator.results.summary import count, family_name, flops_words, percent
+from orchestrator.results.summary import count, family_name, flops_text, percent
 
 UNFINISHED = ("PLANNED", "RUNNING")
 
@@ -144,8 +144,8 @@ def costs(frame: pd.DataFrame, facts: dict[str, Any]) -> list[tuple[str, str, st
     lines = [
         ("runs", plan("runs", _whole), f"{len(done):,}"),
         ("pretrainings", plan("cells", _whole), f"{(done['phase'] == 'pretrain').sum():,}"),
-        ("training compute", plan("train_flops", flops_words), flops_words(done["train_flops"].sum())),
-        ("the same without shared pretrainings", plan("naive_train_flops", flops_words), ""),
+        ("training compute", plan("train_flops", flops_text), flops_text(done["train_flops"].sum())),
+        ("the same without shared pretrainings", plan("naive_train_flops", flops_text), ""),
         ("core-hours", plan("core_hours", hours), hours(frame["core_hours"].sum())),
         ("GPU-hours", plan("gpu_hours", hours), hours(frame["gpu_hours"].sum())),
         *_money(planned, float(frame["gpu_hours"].sum())),
@@ -213,7 +213,7 @@ _RUN_CELLS: dict[str, Callable[[dict[str, Any]], tuple[str, Any]]] = {
     "parameters": _number("params", lambda v: f"{v:,}"),
     "images": _number("dataset_size", lambda v: f"{v:,}"),
     "pretrained": _text("length"),
-    "pretraining": _number("pretrain_flops", flops_words),
+    "pretraining": _number("pretrain_flops", flops_text),
     "task": _text("task"),
     "epochs": _number("finetune_epochs", lambda v: f"{v:g}"),
     "shots": _number("shots", lambda v: f"{v:g}"),

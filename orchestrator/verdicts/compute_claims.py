@@ -12,7 +12,7 @@ import numpy as np
 
 from orchestrator import laws
 from orchestrator.laws import Law, LawError, Ratio
-from orchestrator.results.summary import family_name, flops_words
+from orchestrator.results.summary import family_name, flops_text
 from orchestrator.verdicts.answers import Curve, Measure, Verdict
 from orchestrator.verdicts.common import Judged, errs, side, unknown
 from orchestrator.verdicts.evidence import Evidence, compute_points, curve
@@ -159,7 +159,7 @@ def hybrid_advantage_vanishes(found: Evidence) -> Judged | None:
     elif small.low > 0 and shrinkage.low > 0:
         verdict = Verdict.HOLDS
     method = f"{' and '.join(dict.fromkeys(law.form for law in both.laws))} laws"
-    start, end = (flops_words(value) for value in common)
+    start, end = (flops_text(value) for value in common)
     sentence = f"By {method}, at {start} {names[0]} {errs(small)} than {names[1]}, and at {end} it {errs(large)}."
     return Judged(verdict=verdict, number=large, parts=(small, shrinkage), method=method, sentence=sentence, points=points)
 
@@ -180,7 +180,7 @@ def _gaps(first: Law, second: Law, ends: np.ndarray, level: float, what: str) ->
         found = [100 * math.expm1(v) for v in (value, low, high)]
         return Measure(what=name, value=found[0], low=found[1], high=found[2], unit="%")
 
-    names = [f"{what}, at {flops_words(x)}" for x in ends]
+    names = [f"{what}, at {flops_text(x)}" for x in ends]
     shrunk = measure("shrinkage", float(middle[0] - middle[1]), drawn[:, 0] - drawn[:, 1])
     return measure(names[0], float(middle[0]), drawn[:, 0]), measure(names[1], float(middle[1]), drawn[:, 1]), shrunk
 
@@ -215,5 +215,5 @@ def no_saturation(found: Evidence) -> Judged | None:
         Verdict.FAILS: "it has saturated",
         Verdict.CANNOT_TELL: "a floor just below cannot be ruled out",
     }[verdict]
-    sentence = f"Around {flops_words(end)}, a doubling of compute lowers {family_name(family)}'s error by {number}: {words}."
+    sentence = f"Around {flops_text(end)}, a doubling of compute lowers {family_name(family)}'s error by {number}: {words}."
     return Judged(verdict=verdict, number=number, method=f"{FLOOR_FORM} law", sentence=sentence, points=line.points)

@@ -64,7 +64,7 @@ def views(frame: pd.DataFrame, claims: Claims, ceilings: Mapping[str, str]) -> t
     found = []
     if tuned:
         asked = tuple(task for task in claims.tasks or tuned if task in tuned)
-        how = summary.amount(done[done["phase"] == "finetune"])
+        how = summary.finetune_length(done[done["phase"] == "finetune"])
         left_out = tuple(ceilings) if claims.leave_out is None else claims.leave_out
         kept = tuple(task for task in asked if task not in left_out)
         if len(asked) > 1:
