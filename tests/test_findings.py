@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, WriteStudy
 
 from orchestrator import results
-from orchestrator.results.import_table import rows as table_rows
+from orchestrator.results.import_table import read_rows as table_rows
 from orchestrator.spec.claims import Claims, Import, Target
 from orchestrator.spec.schema import Study
 from orchestrator.spec.study import read_study

@@ -1,4 +1,4 @@
-"""Someone's table becomes rows: strict, each run once, never a run folder; the paper's tables ship and are a study."""
+"""Importing a table of results: strict parsing, each run once, no run folders; the paper's tables are in the repository."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from orchestrator import results
 from orchestrator.cli import app
 from orchestrator.results import imports
-from orchestrator.results.import_table import rows
+from orchestrator.results.import_table import read_rows
 from orchestrator.spec.study import read_study
 from vitmodel.config.base import UserError
 from vitmodel.files import write_json
@@ -31,21 +31,21 @@ def table(folder: Path, text: str, name: str = "table.csv") -> Path:
 
 
 def test_a_table_becomes_done_rows(tmp_path: Path) -> None:
-    frame = rows(table(tmp_path, GOOD), "a blog", {}, results.COLUMNS)
+    frame = read_rows(table(tmp_path, GOOD), "a blog", {}, results.COLUMNS)
     assert frame.dtypes.astype(str).to_dict() == {**results.COLUMNS}
     assert set(frame["status"]) == {"DONE"}
     assert set(frame["source"]) == {"a blog"}
     assert set(frame["phase"]) == {"finetune"}
     assert frame["error"].tolist() == pytest.approx([0.042, 0.03])
     assert frame["dataset_size"].tolist() == [300_000_000] * 2
-    assert frame["params"].iloc[0] == pytest.approx(86.6e6, rel=0.01), "counted by us, for a published model"
+    assert frame["params"].iloc[0] == pytest.approx(86.6e6, rel=0.01), "computed for a published model"
     assert frame["pretrain_flops"].iloc[0] == pytest.approx(7 * 300e6 * 105.6e9, rel=0.02), "Table 6's convention"
-    assert frame["attempts"].sum() == frame["steps"].sum() == 0, "nothing was done here"
+    assert frame["attempts"].sum() == frame["steps"].sum() == 0, "nothing was run here"
 
 
-def test_wide_tables_and_other_names(tmp_path: Path) -> None:
+def test_tables_with_a_column_per_task_and_mapped_names(tmp_path: Path) -> None:
     text = "kind,family,model,n,top1:cars,top1:pets\nx,vit,B/16,1000,0.9,0.8\nx,resnet,R50x1,1000,,0.7\n"
-    frame = rows(table(tmp_path, text), "s", {"variant": "model", "dataset_size": "n"}, results.COLUMNS)
+    frame = read_rows(table(tmp_path, text), "s", {"variant": "model", "dataset_size": "n"}, results.COLUMNS)
     assert list(zip(frame["variant"], frame["task"], frame["top1"].round(6), strict=True)) == [
         ("B/16", "cars", 0.9),
         ("B/16", "pets", 0.8),
@@ -54,72 +54,72 @@ def test_wide_tables_and_other_names(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "no number": (GOOD.replace("95.8", "high"), 2, "top1_percent", "'high' is no number"),
+    "no number": (GOOD.replace("95.8", "high"), 2, "top1_percent", "'high' is not a number"),
     "above 100": (GOOD.replace("97\n", "970\n"), 3, "top1_percent", "above 100"),
     "empty result": (GOOD.replace("95.8", ""), 2, "top1_percent", "empty"),
-    "not a number": (GOOD.replace("95.8", "nan"), 2, "top1_percent", "not a number"),
+    "not a number": (GOOD.replace("95.8", "nan"), 2, "top1_percent", "nan is not allowed"),
     "percent as fraction": (GOOD.replace("top1_percent", "top1"), 2, "top1", "above 1"),
     "unknown family": (GOOD.replace("vit,L", "vitt,L"), 3, "family", "did you mean vit"),
     "twice": (GOOD.replace("L/16", "B/16"), 3, "variant", "same run as in line 2"),
-    "half an image": (GOOD.replace("300M,7,pets,97", "300.5,7,pets,97"), 3, "dataset_size", "no whole number"),
-    "no model": (GOOD.replace("L/16", "Mine"), 3, "params", "no published model"),
+    "half an image": (GOOD.replace("300M,7,pets,97", "300.5,7,pets,97"), 3, "dataset_size", "not a whole number"),
+    "no model": (GOOD.replace("L/16", "Mine"), 3, "params", "not a published model"),
     "missing column": (GOOD.replace("dataset_size", "images"), 1, "dataset_size", "missing"),
-    "two of a name": (GOOD.replace("epochs", "task"), 1, "task", "twice"),
+    "two of a name": (GOOD.replace("epochs", "task"), 1, "task", "two columns with this name"),
     "too many values": (GOOD.replace("97\n", "97,4\n"), 3, "", "more than 7 values"),
     "no result": (GOOD.replace("top1_percent", "accuracy"), 1, "", "no column with results"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_mistakes_are_named_with_line_and_column(case: str, tmp_path: Path) -> None:
+def test_errors_name_the_line_and_the_column(case: str, tmp_path: Path) -> None:
     text, line, column, message = WRONG[case]
     path = table(tmp_path, text)
-    with pytest.raises(UserError, match=message) as found:
-        rows(path, "s", {}, results.COLUMNS)
-    assert (found.value.file, found.value.line) == (str(path), line)
-    assert found.value.field == column
+    with pytest.raises(UserError, match=message) as raised:
+        read_rows(path, "s", {}, results.COLUMNS)
+    assert (raised.value.file, raised.value.line) == (str(path), line)
+    assert raised.value.field == column
 
 
-def test_import_results_then_a_study_reads_it(tmp_path: Path) -> None:
+def test_a_study_reads_imported_results(tmp_path: Path) -> None:
     path = table(tmp_path, GOOD.replace("variant", "model"))
     arguments = ["import-results", str(path), "--storage", str(tmp_path / "runs"), "--source", "mail of May"]
-    said = CliRunner().invoke(app, [*arguments, "--column", "variant=model"])
-    assert said.exit_code == 0, said.output
-    assert "2 rows" in said.output
+    result = CliRunner().invoke(app, [*arguments, "--column", "variant=model"])
+    assert result.exit_code == 0, result.output
+    assert "2 rows" in result.output
     write_json(tmp_path / "runs" / "studies" / "s" / "plan.json", {"runs": [], "imports": ["table"]})
     frame = results.collect(tmp_path / "runs", "s")
     assert frame["source"].tolist() == ["mail of May"] * 2
     assert frame["study"].tolist() == ["s"] * 2
     assert results.provenance(tmp_path / "runs", "s")["imported"] == "mail of May"
-    assert not (tmp_path / "runs" / "runs").exists(), "no run pretends to have trained"
+    assert not (tmp_path / "runs" / "runs").exists(), "an import creates no run folders"
     write_json(tmp_path / "runs" / "studies" / "s" / "plan.json", {"runs": [], "imports": ["tabel"]})
-    with pytest.raises(UserError, match="no such imported table"):
+    with pytest.raises(UserError, match="no imported table 'tabel'"):
         results.collect(tmp_path / "runs", "s")
 
 
-def test_a_run_that_two_tables_report_is_one_run(tmp_path: Path) -> None:
+def test_a_run_in_two_tables_counts_once(tmp_path: Path) -> None:
     for name in ("vit_paper_table6", "vit_paper_table5"):
-        imports.bring_in(tmp_path, DATA / f"{name}.csv", name=name, source=name, columns={}, dtypes=results.COLUMNS)
-    both = imports.together(imports.load(tmp_path, name, results.COLUMNS) for name in ("vit_paper_table6", "vit_paper_table5"))
+        imports.import_csv(tmp_path, DATA / f"{name}.csv", name=name, source=name, columns={}, dtypes=results.COLUMNS)
+    both = imports.merge(imports.load(tmp_path, name, results.COLUMNS) for name in ("vit_paper_table6", "vit_paper_table5"))
     jft_vit = both[(both["family"] == "vit") & (both["dataset"] == "jft300m")]
     assert set(jft_vit["source"]) == {"vit_paper_table6"}
     assert len(both) == 18 * 6 + 9 * 6, "the five JFT models of Table 5 are in Table 6 already"
 
 
-def test_the_papers_tables_are_shipped_as_they_are_published() -> None:
-    frame = rows(DATA / "vit_paper_table6.csv", "Table 6", {}, results.COLUMNS)
+def test_the_papers_tables_equal_the_published_ones() -> None:
+    frame = read_rows(DATA / "vit_paper_table6.csv", "Table 6", {}, results.COLUMNS)
     wide = frame.pivot_table(index=["variant", "epochs"], columns="task", values="top1")
     published = pd.read_csv(ROOT / "tests" / "data" / "vit_paper_table6.csv")
     for task in ("imagenet", "imagenet_real", "cifar10", "cifar100", "pets", "flowers"):
         assert np.sort(wide[task]) == pytest.approx(np.sort(published[task]) / 100)
     assert wide.loc[("B/16", 7.0), "imagenet"] == pytest.approx(0.8415)
-    table5 = rows(DATA / "vit_paper_table5.csv", "Table 5", {}, results.COLUMNS)
+    table5 = read_rows(DATA / "vit_paper_table5.csv", "Table 5", {}, results.COLUMNS)
     by_size = table5[table5["task"] == "imagenet"].set_index(["dataset", "variant"])["top1"]
     assert by_size["imagenet", "L/16"] == pytest.approx(0.7653)
     assert by_size["imagenet", "B/16"] == pytest.approx(0.7791)
 
 
 def test_a_study_without_runs_needs_a_table(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Field required") as found:
+    with pytest.raises(UserError, match="Field required") as raised:
         read_study(table(tmp_path, "name: empty\n", "s.yaml"))
-    assert found.value.field == "datasets"
+    assert raised.value.field == "datasets"

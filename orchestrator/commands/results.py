@@ -40,7 +40,7 @@ def import_results(
     if wrong := [item for item, pair in zip(column or [], pairs, strict=True) if not (pair[0] and pair[2])]:
         raise UserError(f"{wrong[0]!r}", field="--column", allowed="OURS=THEIRS, such as variant=model")
     root = storage_root(storage or "runs")
-    count = imports.bring_in(
+    count = imports.import_csv(
         root,
         table,
         name=label,

@@ -1,7 +1,8 @@
-"""A CSV of somebody's results to rows of the store's format, strictly: every mistake has its file, line and column.
+"""Reads a CSV of published results into result rows. Every error message names the file, the line and the column.
 
-A table has a row a result. Its columns are those of the results row (docs/laws.md), or `top1_percent`, `error_percent`,
-`pretrain_exaflops` in those units, or one `top1_percent:TASK` (or another outcome) a task. Knows nothing of the store.
+The table has one row per result. Its columns are those of the result rows (docs/laws.md), or `top1_percent`,
+`error_percent`, `pretrain_exaflops` in these units, or one column `top1_percent:TASK` (or another outcome) per task. Must
+not know of the store.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from vitmodel.flops.count import TRAIN_FACTOR, count_params, forward_flops
 TEXTS = ("family", "variant", "dataset", "task", "phase", "length", "objective")
 NUMBERS = ("epochs", "pretrain_flops", "pretrain_exaflops", "finetune_epochs", "upstream_top1", "gpu_hours")
 COUNTS = ("params", "dataset_size", "resolution", "shots", "seed", "test_images")
-OUTCOMES = {"top1": 1.0, "top1_percent": 100.0, "error": 1.0, "error_percent": 100.0}  # and what they are a share of
-NEEDED = ("family", "variant", "dataset_size")
+OUTCOMES = {"top1": 1.0, "top1_percent": 100.0, "error": 1.0, "error_percent": 100.0}  # the largest value of each
+REQUIRED = ("family", "variant", "dataset_size")
 LARGEST_BYTES = 64 * 2**20
-RESOLUTION, CLASSES = 224, 1000  # at which parameters and FLOPs of a published model are counted where the table has none
-SAME = ("family", "variant", "dataset", "dataset_size", "epochs", "phase", "task", "finetune_epochs", "shots", "seed")
+RESOLUTION, CLASSES = 224, 1000  # for the parameters and FLOPs of published models that the table does not give
+IDENTITY = ("family", "variant", "dataset", "dataset_size", "epochs", "phase", "task", "finetune_epochs", "shots", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """An opened CSV: its records with the line of each, and which column of it holds which of ours."""
+    """A CSV that was read: its records with their line numbers, and our name of each column to the table's name."""
 
     path: Path
     records: tuple[tuple[int, dict[str, str]], ...]
@@ -45,32 +46,33 @@ class Table:
         return UserError(message, file=str(self.path), line=line, field=self.columns.get(ours, ours), allowed=allowed)
 
 
-def rows(path: Path, source: str, columns: Mapping[str, str], dtypes: Mapping[str, str]) -> pd.DataFrame:
+def read_rows(path: Path, source: str, columns: Mapping[str, str], dtypes: Mapping[str, str]) -> pd.DataFrame:
     """The table as rows with the columns and types of `dtypes`. Raises UserError with line and column."""
     table = read_table(path, columns)
     outcomes = _outcomes(table)
-    found, seen = [], dict[str, int]()
+    rows, lines = [], dict[str, int]()
     for line, record in table.records:
         facts = _facts(table, line, record)
         for task, ours in outcomes:
             text = record[table.columns[ours]].strip()
             if not text and len(outcomes) > 1:
-                continue  # a wide table may have gaps
+                continue  # a table with a column per task may have empty cells
             row = _row(table, line, facts, task, (ours, text))
-            if row["run_id"] in seen:
-                raise table.error(f"the same run as in line {seen[row['run_id']]}", line, "variant", "one row a run and task")
-            seen[row["run_id"]] = line
-            found.append({**{name: "" if kind == "str" else None for name, kind in dtypes.items()}, **row, "source": source})
-    if not found:
-        raise UserError("no result in it", file=str(path))
-    return pd.DataFrame(found, columns=list(dtypes)).astype(dict(dtypes))
+            if row["run_id"] in lines:
+                message = f"the same run as in line {lines[row['run_id']]}"
+                raise table.error(message, line, "variant", "one row for each run and task")
+            lines[row["run_id"]] = line
+            rows.append({**{name: "" if kind == "str" else None for name, kind in dtypes.items()}, **row, "source": source})
+    if not rows:
+        raise UserError("the table has no results", file=str(path))
+    return pd.DataFrame(rows, columns=list(dtypes)).astype(dict(dtypes))
 
 
 def read_table(path: Path, columns: Mapping[str, str]) -> Table:
-    """Open a CSV and find our columns in it. Raises UserError for columns that are missing, unknown or named twice."""
+    """Read a CSV and match its columns with ours. Raises UserError for missing, unknown and duplicate columns."""
     try:
         if path.stat().st_size > LARGEST_BYTES:
-            raise UserError(f"larger than {LARGEST_BYTES >> 20} MiB", file=str(path))
+            raise UserError(f"the file is larger than {LARGEST_BYTES >> 20} MiB", file=str(path))
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey="", restval="", strict=True)
             records = tuple((reader.line_num, record) for record in reader)
@@ -79,50 +81,52 @@ def read_table(path: Path, columns: Mapping[str, str]) -> Table:
         raise UserError(f"cannot be read as CSV: {error}", file=str(path)) from None
     for line, record in records:
         if record.get(""):
-            raise UserError(f"more than {len(names)} values", file=str(path), line=line)
+            raise UserError(f"the line has more than {len(names)} values", file=str(path), line=line)
     return Table(path=path, records=records, columns=_columns(path, names, columns))
 
 
-def _columns(path: Path, names: list[str], asked: Mapping[str, str]) -> dict[str, str]:
-    """Our name of each column to theirs."""
+def _columns(path: Path, names: list[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    """Our name of each column to the table's name. `mapping` is what the user gave."""
     known = [*TEXTS, *NUMBERS, *COUNTS, *OUTCOMES]
 
-    def refuse(message: str, field: str, allowed: str) -> UserError:
+    def error(message: str, field: str, allowed: str) -> UserError:
         return UserError(message, file=str(path), line=1, field=field, allowed=allowed)
 
     if len(set(names)) != len(names):
-        raise refuse("a column that stands there twice", next(n for n in names if names.count(n) > 1), "each name once")
-    for ours, theirs in asked.items():
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise error("the table has two columns with this name", duplicate, "each name once")
+    for ours, theirs in mapping.items():
         if ours.partition(":")[0] not in known:
-            raise refuse(f"unknown column{suggest(ours, known)}", ours, ", ".join(known))
+            raise error(f"unknown column{suggest(ours, known)}", ours, ", ".join(known))
         if theirs not in names:
-            raise refuse(f"not in the table{suggest(theirs, names)}", theirs, ", ".join(names))
-    taken = set(asked.values())
-    found = dict(asked) | {name: name for name in names if name not in taken and name.partition(":")[0] in known}
-    if missing := [name for name in NEEDED if name not in found]:
-        raise refuse("a column is missing", missing[0], f"{', '.join(NEEDED)}; name yours with `columns`")
-    return found
+            raise error(f"the table has no such column{suggest(theirs, names)}", theirs, ", ".join(names))
+    mapped = set(mapping.values())
+    columns = dict(mapping) | {name: name for name in names if name not in mapped and name.partition(":")[0] in known}
+    if missing := [name for name in REQUIRED if name not in columns]:
+        hint = "if the table names a column differently, map it with `columns` (in a study) or --column"
+        raise error(f"required column is missing; {hint}", missing[0], ", ".join(REQUIRED))
+    return columns
 
 
 def _outcomes(table: Table) -> list[tuple[str, str]]:
-    """(task, our column) of every outcome the table has: ("", "top1") where rows name their task themselves."""
-    found = [(ours.partition(":")[2], ours) for ours in table.columns if ours.partition(":")[0] in OUTCOMES]
-    if not found:
-        raise UserError("no column with results", file=str(table.path), line=1, allowed=", ".join(OUTCOMES))
-    tasks = [task for task, _ in found]
+    """(task, our column) of each outcome in the table; the task is empty if the table has a column `task`."""
+    outcomes = [(ours.partition(":")[2], ours) for ours in table.columns if ours.partition(":")[0] in OUTCOMES]
+    if not outcomes:
+        raise UserError("the table has no column with results", file=str(table.path), line=1, allowed=", ".join(OUTCOMES))
+    tasks = [task for task, _ in outcomes]
     if len(set(tasks)) != len(tasks) or ("" in tasks and len(tasks) > 1) or ("" not in tasks and "task" in table.columns):
         raise UserError(
-            "results are in one column, or in one for each task",
+            "results must be in a single column, or in one column for each task",
             file=str(table.path),
             line=1,
-            field=", ".join(ours for _, ours in found),
-            allowed="`top1_percent` beside `task`, or `top1_percent:cifar10`, `top1_percent:pets`, ...",
+            field=", ".join(ours for _, ours in outcomes),
+            allowed="`top1_percent` together with `task`, or `top1_percent:cifar10`, `top1_percent:pets`, ...",
         )
-    return found
+    return outcomes
 
 
 def _facts(table: Table, line: int, record: dict[str, str]) -> dict[str, Any]:
-    """All but the outcome of one line, checked."""
+    """The checked values of one line, without the outcome."""
 
     def number(ours: str) -> float:
         text = record[table.columns[ours]].strip() if ours in table.columns else ""
@@ -131,7 +135,7 @@ def _facts(table: Table, line: int, record: dict[str, str]) -> dict[str, Any]:
     facts: dict[str, Any] = {name: record[table.columns[name]].strip() if name in table.columns else "" for name in TEXTS}
     for name in ("family", "variant"):
         if not facts[name]:
-            raise table.error("empty", line, name)
+            raise table.error("empty value", line, name, "a value in every row")
     if facts["family"] not in FAMILIES:
         raise table.error(
             f"unknown family {facts['family']!r}{suggest(facts['family'], list(FAMILIES))}", line, "family", ", ".join(FAMILIES)
@@ -139,20 +143,20 @@ def _facts(table: Table, line: int, record: dict[str, str]) -> dict[str, Any]:
     facts |= {name: number(name) for name in NUMBERS}
     facts |= {name: _whole(table, line, name, number(name)) for name in COUNTS}
     if facts["dataset_size"] is None:
-        raise table.error("empty", line, "dataset_size", "the number of pretraining images")
+        raise table.error("empty value", line, "dataset_size", "the number of pretraining images")
     if math.isnan(facts["pretrain_flops"]):
         facts["pretrain_flops"] = 1e18 * facts["pretrain_exaflops"]
     return facts
 
 
 def _number(table: Table, line: int, ours: str, text: str) -> float:
-    """A number that is not negative; counts may be written 16k, 30M."""
+    """A finite, non-negative number; counts may be written as 16k or 30M."""
     try:
         value = float(as_count(text))
     except ValueError:
-        raise table.error(f"{text!r} is no number", line, ours) from None
+        raise table.error(f"{text!r} is not a number", line, ours) from None
     if not (math.isfinite(value) and value >= 0):
-        raise table.error(f"{text} is not a number from 0", line, ours)
+        raise table.error(f"{text} is not allowed", line, ours, "a finite number, 0 or larger")
     return value
 
 
@@ -160,18 +164,18 @@ def _whole(table: Table, line: int, ours: str, value: float) -> int | None:
     if math.isnan(value):
         return None
     if not value.is_integer():
-        raise table.error(f"{value:g} is no whole number", line, ours)
+        raise table.error(f"{value:g} is not a whole number", line, ours)
     return int(value)
 
 
 def _row(table: Table, line: int, facts: Mapping[str, Any], task: str, outcome: tuple[str, str]) -> dict[str, Any]:
-    """One row of the store's format. Counts of what was done here (steps, attempts, workers) are 0."""
+    """One result row. Nothing was run here: steps, attempts and workers are 0."""
     task = task or facts["task"]
     phase = facts["phase"] or ("probe" if facts["shots"] is not None else "finetune" if task else "pretrain")
     if phase not in ("pretrain", "finetune", "probe"):
         raise table.error(f"unknown phase {phase!r}", line, "phase", "pretrain, finetune, probe")
     if (phase == "pretrain") != (task == ""):
-        raise table.error(f"a {phase} {'has no task' if task else 'needs a task'}", line, "task")
+        raise table.error(f"phase {phase} {'must not have a task' if task else 'requires a task'}", line, "task")
     error = _error(table, line, *outcome)
     model = {**_model_facts(table, line, facts), "seed": facts["seed"] or 0, "resolution": facts["resolution"] or 0}
     row = {**facts, **model, "phase": phase, "task": task, "error": error, "top1": 1 - error}
@@ -180,8 +184,8 @@ def _row(table: Table, line: int, facts: Mapping[str, Any], task: str, outcome: 
     examples = facts["epochs"] * facts["dataset_size"]
     return {
         **row,
-        "run_id": f"imported-{_digest({name: row[name] for name in SAME})}",
-        "parent_id": "" if phase == "pretrain" else f"imported-{_digest({name: row[name] for name in SAME[:5]})}",
+        "run_id": f"imported-{_digest({name: row[name] for name in IDENTITY})}",
+        "parent_id": "" if phase == "pretrain" else f"imported-{_digest({name: row[name] for name in IDENTITY[:5]})}",
         "examples_seen": 0 if math.isnan(examples) else round(examples),
         "status": "DONE",
         "reason": "",
@@ -193,19 +197,21 @@ def _error(table: Table, line: int, ours: str, text: str) -> float:
     """The outcome as an error rate."""
     kind = ours.partition(":")[0]
     if not text:
-        raise table.error("empty", line, ours, "a result in every row")
-    value, whole = _number(table, line, ours, text), OUTCOMES[kind]
-    if value > whole:
-        hint = "" if whole == 100 else f"; name the column {kind}_percent"
-        raise table.error(f"{value:g} is above {whole:g}", line, ours, f"0 to {whole:g}{hint}")
-    return value / whole if kind.startswith("error") else round(1 - value / whole, 12)
+        raise table.error("empty value", line, ours, "a result in every row")
+    value, largest = _number(table, line, ours, text), OUTCOMES[kind]
+    if value > largest:
+        hint = "" if largest == 100 else f"; if the values are in percent, name the column {kind}_percent"
+        raise table.error(f"{value:g} is above {largest:g}", line, ours, f"0 to {largest:g}{hint}")
+    return value / largest if kind.startswith("error") else round(1 - value / largest, 12)
 
 
 def _model_facts(table: Table, line: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters and FLOPs, counted by us where the table does not say them and the model is a published one."""
+    """Parameters and FLOPs. They are computed for a published model if the table does not give them."""
     model = _published(facts["variant"])
     if facts["params"] is None and model is None:
-        raise table.error(f"{facts['variant']} is no published model", line, "params", "a column with its parameters")
+        raise table.error(
+            f"{facts['variant']!r} is not a published model, so the table must give its number of parameters", line, "params"
+        )
     forward = float(forward_flops(model, facts["resolution"] or RESOLUTION, CLASSES)) if model else math.nan
     flops = facts["pretrain_flops"]
     return {
@@ -223,5 +229,5 @@ def _published(variant: str) -> ModelConfig | None:
 
 
 def _digest(key: Mapping[str, Any]) -> str:
-    """Equal for equal runs, whatever table they stand in: a run that two tables report is one run."""
+    """A hash that is equal for equal runs, so that a run reported by two tables counts once."""
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]

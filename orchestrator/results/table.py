@@ -109,7 +109,7 @@ def collect(source: Path | str, study: str) -> pd.DataFrame:
     names = store.plan(study).get("imports", [])  # type: ignore[union-attr]  # _planned has refused a missing plan
     if not names:
         return own
-    tables = imports.together(imports.load(storage, name, COLUMNS) for name in names)
+    tables = imports.merge(imports.load(storage, name, COLUMNS) for name in names)
     tables["study"] = study
     return pd.concat([own, tables], ignore_index=True) if len(own) else tables
 
