@@ -55,8 +55,8 @@ def test_a_run_near_the_target_teaches_more_than_one_far_away(way: tuple[Way, ev
 def test_the_linearised_law_is_the_law(way: tuple[Way, evidence.Evidence]) -> None:
     law = way[0].law
     slopes = gradient(law, np.array([64_000.0]))
-    moved = law.task.form.log_shape((law.theta + np.array([0.01, 0.0]))[None], law.centred([64_000.0]))[0, 0]
-    still = law.task.form.log_shape(law.theta[None], law.centred([64_000.0]))[0, 0]
+    moved = law.problem.form.log_shape((law.theta + np.array([0.01, 0.0]))[None], law.centred([64_000.0]))[0, 0]
+    still = law.problem.form.log_shape(law.theta[None], law.centred([64_000.0]))[0, 0]
     assert slopes[1] == pytest.approx((moved - still) / 0.01, rel=0.05)
     assert slopes[0] == 1.0
 
@@ -144,7 +144,7 @@ def test_fit_prints_laws_and_refusals(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 0, said.output
     assert "c       0.3 " in said.output
-    assert "no law: 3 different x" in said.output
+    assert "no law: 3 distinct x" in said.output
     vit, resnet = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
     assert vit["law"]["params"]["c"]["value"] == pytest.approx(0.3, abs=0.001)
     assert vit["law"]["params"]["c"]["low"] <= 0.3001
@@ -157,7 +157,7 @@ def test_fit_prints_laws_and_refusals(tmp_path: Path) -> None:
     [
         (["--x", "computes", "--y", "loss"], "did you mean compute"),
         (["--x", "compute", "--y", "loss", "--form", "M22"], "did you mean M2"),
-        (["--x", "compute", "--y", "note"], "is no number"),
+        (["--x", "compute", "--y", "note"], "is not a number"),
     ],
 )
 def test_fit_refuses(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_no_rows_no_claims_and_no_law_no_verdict() -> None:
     rows = [row(family, v, 1000, 0.3) for family, v in (("vit", "S/16"), ("vit", "L/16"), ("resnet", "R1"))]
     found = findings.findings(frame(rows), asking())
     assert headline(found, "less_compute").verdict is Verdict.CANNOT_TELL
-    assert "different x" in headline(found, "no_saturation").sentence
+    assert "distinct x" in headline(found, "no_saturation").sentence
     assert "overtakes_with_data" not in {claim.name for claim in found.claims}, "one size says nothing about data"
 
 
@@ -316,7 +316,7 @@ def test_a_target_is_saved_before_and_compared_after(tmp_path: Path) -> None:
 def test_a_target_without_a_law_is_refused_with_the_reason() -> None:
     (found,) = findings.findings(frame(curve_rows([1000, 2000])), with_target()).forecasts
     assert found.state == "refused"
-    assert "different x" in found.refused
+    assert "distinct x" in found.refused
     (unknown,) = findings.findings(frame(curve_rows([1000, 2000])), with_target(task="pets")).forecasts
     assert "pets" in unknown.refused
 

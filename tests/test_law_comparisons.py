@@ -1,4 +1,4 @@
-"""Families beside each other: compute ratios, crossings, fronts, ceilings, IsoFLOP minima, and the ViT paper's Table 6."""
+"""Comparisons of families: compute ratios, crossings, fronts, ceilings, IsoFLOP minima, and the ViT paper's Table 6."""
 
 from __future__ import annotations
 
@@ -27,11 +27,8 @@ def published(family: str, tasks: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return rows["exaflops"].to_numpy(dtype=float), 1 - rows[tasks].mean(axis=1).to_numpy() / 100
 
 
-# --- compute ratio --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("form", ["M1", "M2", "auto"])
-def test_a_known_ratio_is_found(form: str) -> None:
+def test_a_known_ratio_is_recovered(form: str) -> None:
     floor = 0.0 if form == "M1" else 0.05
     slow = laws.fit(X * 3, noisy(0.6 * X**-0.4 + floor), form)
     fast = laws.fit(X, noisy(0.6 * X**-0.4 + floor, seed=1), form)
@@ -41,33 +38,33 @@ def test_a_known_ratio_is_found(form: str) -> None:
     assert laws.compute_ratio(fast, slow).value == pytest.approx(1 / ratio.value, rel=1e-6)
 
 
-def test_fronts_find_the_same_ratio() -> None:
+def test_fronts_give_the_same_ratio() -> None:
     ratio = laws.front_ratio((X * 3, noisy(0.6 * X**-0.4)), (X, noisy(0.6 * X**-0.4, seed=1)))
     assert ratio.value == pytest.approx(3, rel=0.15)
     assert ratio.low < 3 < ratio.high
 
 
-def test_draws_that_never_get_there_open_the_interval() -> None:
-    """The second family may saturate above the errors compared: then nobody knows how little compute the first needs of it."""
-    sure = laws.fit(X, noisy(0.6 * X**-0.4), "M1")
-    doubtful = laws.fit(X[:5], noisy(0.6 * X[:5] ** -0.4 + 0.05, noise=0.2, seed=1), "M2")
-    there = laws.compute_ratio(sure, doubtful)
-    back = laws.compute_ratio(doubtful, sure)
-    assert 0.05 < there.covered < 0.95
-    assert (there.low, back.high) == (0.0, math.inf)
-    assert there.high > there.value > 0
-    assert 0 < back.low < back.value
+def test_draws_that_never_reach_the_error_make_the_interval_infinite() -> None:
+    """The second family may saturate above the compared errors: then the ratio has no lower bound."""
+    certain = laws.fit(X, noisy(0.6 * X**-0.4), "M1")
+    uncertain = laws.fit(X[:5], noisy(0.6 * X[:5] ** -0.4 + 0.05, noise=0.2, seed=1), "M2")
+    ratio = laws.compute_ratio(certain, uncertain)
+    inverse = laws.compute_ratio(uncertain, certain)
+    assert 0.05 < ratio.covered < 0.95
+    assert (ratio.low, inverse.high) == (0.0, math.inf)
+    assert ratio.high > ratio.value > 0
+    assert 0 < inverse.low < inverse.value
 
 
-def test_not_reached_is_an_answer() -> None:
+def test_errors_that_a_family_did_not_reach_are_reported() -> None:
     weak, strong = laws.fit(X, 0.5 * X**-0.1), laws.fit(X, 0.4 * X**-0.3)
     ratio = laws.compute_ratio(weak, strong, errors=[0.9, 0.45, 0.3, 0.1, 0.001])
     assert [at.reached for at in ratio.at] == [
-        laws.Reached.NEITHER,
-        laws.Reached.SECOND_NOT,
-        laws.Reached.BOTH,
-        laws.Reached.FIRST_NOT,
-        laws.Reached.NEITHER,
+        laws.ReachedBy.NEITHER,
+        laws.ReachedBy.FIRST_ONLY,
+        laws.ReachedBy.BOTH,
+        laws.ReachedBy.SECOND_ONLY,
+        laws.ReachedBy.NEITHER,
     ]
     assert math.isnan(ratio.at[3].ratio)
     assert ratio.at[2].ratio > 1
@@ -76,29 +73,23 @@ def test_not_reached_is_an_answer() -> None:
     assert apart.at == ()
 
 
-# --- crossing -------------------------------------------------------------------------------------------------
-
-
-def test_a_crossing_is_found_where_it_is() -> None:
+def test_a_known_crossing_is_recovered() -> None:
     resnet, vit = laws.fit(X, noisy(0.5 * X**-0.2, 0.005), "M1"), laws.fit(X, noisy(0.9 * X**-0.3, 0.005, seed=1), "M1")
-    found = laws.crossing(resnet, vit)
+    result = laws.crossing(resnet, vit)
     truth = (0.9 / 0.5) ** 10
-    assert found.gains == "second"
-    assert found.low < truth < found.high
-    assert found.x == pytest.approx(truth, rel=0.3)
-    assert found.chance > 0.95
+    assert result.gains == "second"
+    assert result.low < truth < result.high
+    assert result.x == pytest.approx(truth, rel=0.3)
+    assert result.chance > 0.95
     assert laws.crossing(vit, resnet).gains == "first"
 
 
 def test_no_crossing_outside_the_common_range() -> None:
-    found = laws.crossing(laws.fit(X, 0.5 * X**-0.2, "M1"), laws.fit(X, 5 * X**-0.3, "M1"))
-    assert math.isnan(found.x)
-    assert found.gains == "none"
-    with pytest.raises(laws.LawError, match="share no range"):
+    result = laws.crossing(laws.fit(X, 0.5 * X**-0.2, "M1"), laws.fit(X, 5 * X**-0.3, "M1"))
+    assert math.isnan(result.x)
+    assert result.gains == "none"
+    with pytest.raises(laws.LawError, match="share no range of x"):
         laws.crossing(laws.fit(X, 0.5 * X**-0.2), laws.fit(X * 1e6, 0.5 * X**-0.2))
-
-
-# --- fronts, ceilings, IsoFLOP --------------------------------------------------------------------------------
 
 
 def test_pareto_front() -> None:
@@ -107,29 +98,27 @@ def test_pareto_front() -> None:
     assert y.tolist() == [0.5, 0.3, 0.2]
 
 
-def test_ceilings_are_flagged() -> None:
+def test_tasks_at_their_ceiling() -> None:
     errors = {task: {family: published(family, [task])[1] for family in ("vit", "resnet")} for task in FIVE}
-    flagged = laws.ceilings(errors, TEST_IMAGES)
-    assert "flowers" in flagged, flagged
-    assert "imagenet" not in flagged
-    assert "cifar100" not in flagged
+    at_ceiling = laws.ceilings(errors, TEST_IMAGES)
+    assert "flowers" in at_ceiling, at_ceiling
+    assert "imagenet" not in at_ceiling
+    assert "cifar100" not in at_ceiling
     assert set(laws.ceilings(errors)) >= {"flowers", "cifar10"}
 
 
-def test_isoflop_minima_count_only_inside() -> None:
+def test_only_interior_isoflop_minima_count() -> None:
     sizes, budgets = np.geomspace(1e6, 1e9, 9), np.geomspace(1e17, 1e20, 4)
     rows = [(c, n, 0.2 * math.exp(0.02 * math.log(n / (0.1 * c**0.45)) ** 2)) for c in budgets for n in sizes]
-    found = laws.isoflop(*zip(*rows, strict=True))
-    assert found.exponent == pytest.approx(0.45, abs=0.01)
-    assert {m.state for m in found.minima.values()} == {"interior"}
+    result = laws.isoflop(*zip(*rows, strict=True))
+    assert result.exponent == pytest.approx(0.45, abs=0.01)
+    assert {m.state for m in result.minima.values()} == {"interior"}
     edge = laws.isoflop_minimum(sizes, 0.2 * np.exp(0.02 * np.log(sizes / 1e10) ** 2))
     assert edge.state == "edge"
     assert math.isnan(edge.size)
     assert laws.isoflop_minimum(sizes, 0.2 * np.exp(-0.001 * np.log(sizes / 3e7) ** 2)).state == "no minimum"
     assert laws.isoflop_minimum(sizes[:2], [0.2, 0.1]).state == "too few sizes"
 
-
-# --- the ViT paper's Table 6 ----------------------------------------------------------------------------------
 
 CLAIMS = {  # an independent re-analysis: ResNet over ViT compute at equal error, with its 90% interval
     "mean of five": (FIVE, 2.7, 8.7),
@@ -151,11 +140,11 @@ def test_table_6_compute_ratio(name: str, how: str) -> None:
         f"{name}, {how}: ResNet needs {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times the compute of ViT ({line})"
     )
     assert low <= ratio.value <= high
-    assert ratio.low > 1, "ViT needs less, beyond chance"
+    assert ratio.low > 1, "ViT needs significantly less"
     assert ratio.low < ratio.value < ratio.high
 
 
-def test_table_6_without_flowers_the_ratio_is_less() -> None:
+def test_table_6_ratio_is_smaller_without_flowers() -> None:
     def ratio(tasks: list[str]) -> float:
         return laws.compute_ratio(
             laws.fit(*published("resnet", tasks), form="M1"), laws.fit(*published("vit", tasks), form="M1")

@@ -1,20 +1,26 @@
-"""Scaling laws: from rows to a curve one may extrapolate, with its uncertainty, and comparisons between families.
+"""Scaling laws: curves with uncertainty fitted to points, for extrapolation, and comparisons of families.
 
-    law = laws.fit(examples_seen, error)           # the form that would have forecast best
+    law = laws.fit(examples_seen, error)           # the form with the best forecasts
     law.predict(1e9); law.invert(0.2); law.interval(1e9, 0.9, "prediction"); law.params; law.diagnostics
     laws.compute_ratio(resnet, vit); laws.crossing(resnet, vit)
 
-Reads arrays, returns frozen data; deterministic. Whatever cannot carry a law raises LawError, whose `reason` is a word.
+Reads arrays, returns frozen data; deterministic. Where no law can be fitted, LawError states why; its `reason` is a fixed
+string for code to test.
 """
 
-from orchestrator.laws.compare import Crossing, Ratio, Reached, compute_ratio, crossing, front_ratio, log_draws, log_gap_draws
+from orchestrator.laws.crossings import Crossing, crossing
+from orchestrator.laws.draws import log_draws, log_gap_draws
 from orchestrator.laws.fitting import fit
 from orchestrator.laws.forms import FORMS
-from orchestrator.laws.fronts import ceilings, isoflop, isoflop_minimum, pareto
+from orchestrator.laws.isoflop_fit import isoflop, isoflop_minimum
 from orchestrator.laws.law import Diagnostics, Law, Rollout
-from orchestrator.laws.points import LawError, noise_weights, seed_spread
-from orchestrator.laws.shared import fit_shared
-from orchestrator.laws.solver import Loss
+from orchestrator.laws.pareto_front import pareto
+from orchestrator.laws.points import LawError
+from orchestrator.laws.problem import Loss
+from orchestrator.laws.ratios import Ratio, ReachedBy, compute_ratio, front_ratio
+from orchestrator.laws.shared_asymptote import fit_shared
+from orchestrator.laws.task_ceilings import ceilings
+from orchestrator.laws.weights import noise_weights, seed_spread
 
 __all__ = [
     "FORMS",
@@ -24,7 +30,7 @@ __all__ = [
     "LawError",
     "Loss",
     "Ratio",
-    "Reached",
+    "ReachedBy",
     "Rollout",
     "ceilings",
     "compute_ratio",

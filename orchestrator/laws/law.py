@@ -1,6 +1,6 @@
-"""A fitted law: what it predicts, where it reaches an error, how sure it is, and what its fit had to say.
+"""A fitted law: its predictions, the x at which it reaches an error, its intervals, and the diagnostics of its fit.
 
-Frozen data and pure methods; the contract of DESIGN.md. x stays in the unit it was fitted in, y in the error's.
+Frozen data and pure methods. x has the unit it was fitted in, y the unit of the error.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from orchestrator.laws import bands
-from orchestrator.laws.bands import Draws
+from orchestrator.laws.bootstrap import BootstrapDraws, bootstrap
 from orchestrator.laws.points import Array, LawError, Points
-from orchestrator.laws.solver import Task, scale_of
+from orchestrator.laws.problem import FitProblem
+from orchestrator.laws.tolerance import ROUNDING
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """How the form would have done before: fitted on x up to each cut, scored on the points up to twice the cut.
+    """The forecast error of a form on its own data: fitted on x up to each cut, scored on the points up to twice the cut.
 
-    rmse and bias are of log error (bias above 0: the law promised too much error), the mean over cuts in the square and
-    plain; spread is the standard error of the mean square over cuts, as a share of it. nan where no cut leaves enough.
+    rmse (root of the mean square over cuts) and bias (mean over cuts) are of log error; a bias above 0 means that forecasts
+    were too high. spread is the standard error of the mean square over cuts, relative to it. nan if no cut leaves enough
+    points.
     """
 
     rmse: float
@@ -35,23 +37,23 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnostics:
-    """What a fit has to say about itself. Errors are log errors; names are those of the form's parameters."""
+    """Diagnostics of a fit. Errors are log errors; names are those of the form's parameters."""
 
     points: int
     effective_points: float
-    growth: float  # weights grew as x to this power
+    growth: float  # weights grow as x to this power
     trend: Literal["falling", "flat", "rising"]
-    objective: float  # the sum that was made least
-    rmse: float  # weighted, in sample
-    noise: float  # the same with the parameters' degrees of freedom taken off
+    objective: float  # the minimised sum
+    rmse: float  # weighted, on the fitted points
+    noise: float  # the same, corrected for the parameters' degrees of freedom
     converged: bool
     agreeing_starts: int  # descents that ended within 0.1% of the best objective
     bounds_hit: tuple[str, ...]
     unidentified: tuple[str, ...]  # less than two standard errors from zero
-    condition: float  # of the scaled Jacobian: above 1e4 some parameters trade off against each other
-    standard_errors: Mapping[str, float]  # of theta: exponents as they are, all else in logarithms
+    condition: float  # of the scaled Jacobian: above 1e4 the data cannot separate some parameters
+    standard_errors: Mapping[str, float]  # of theta: of exponents directly, of all other parameters in logarithms
     rollout: Rollout
-    candidates: Mapping[str, float]  # roll-out RMSE of every form `auto` weighed
+    candidates: Mapping[str, float]  # roll-out RMSE of every form that `auto` compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,65 +68,63 @@ class Law:
     log_scale: float = field(repr=False)
     centre: Array = field(repr=False)
     points: Points = field(repr=False)
-    task: Task = field(repr=False)
-    rivals: tuple[Law, ...] = field(default=(), repr=False)  # what roll-outs could not tell from this law
-    joint_draws: Draws | None = field(default=None, repr=False)  # of a fit that shares parameters with other laws
+    problem: FitProblem = field(repr=False)
+    rivals: tuple[Law, ...] = field(default=(), repr=False)  # laws whose roll-outs were not clearly worse than this law's
+    joint_draws: BootstrapDraws | None = field(default=None, repr=False)  # of a fit that shares parameters with other laws
 
     @property
     def x_range(self) -> tuple[float, float]:
-        """The smallest and largest x that were fitted (of two columns: their product)."""
+        """The smallest and largest fitted x (of two columns: their product)."""
         return float(self.points.first.min()), float(self.points.first.max())
 
     def predict(self, x: ArrayLike) -> Array:
         """Error at each x (n,), or (n, 2) for two columns. Raises LawError for x that is not positive."""
         z = self.centred(x)
-        return np.exp(self.log_scale + self.task.form.log_shape(self.theta[None], z))[0]
+        return np.exp(self.log_scale + self.problem.form.log_shape(self.theta[None], z))[0]
 
     def invert(self, y: ArrayLike) -> Array:
-        """The x at which the law comes down to each error: inf where it never does, 0 where it is never above.
+        """The x at which the law falls to each error: inf if it never does, 0 if the law is below the error everywhere.
 
         Raises LawError for a law of two columns, or one that does not fall monotonically.
         """
-        return bands.invert(self.theta[None], np.array([self.log_scale]), self.task.form, float(self.centre[0]), y)[0]
+        return bands.invert(self.theta[None], np.array([self.log_scale]), self.problem.form, float(self.centre[0]), y)[0]
 
     def interval(self, x: ArrayLike, level: float = 0.9, kind: Literal["confidence", "prediction"] = "confidence") -> Array:
-        """The band (2, n) at each x that holds the law (confidence) or a new run's error (prediction) with this level.
+        """The band (2, n) at each x that contains the law (confidence) or a new run's error (prediction) at this level.
 
-        From the draws of a bootstrap over runs or blocks, plus what laws disagree on that roll-outs could not tell apart. A
-        prediction beyond the data is as uncertain as the law's own roll-outs were, where those did worse than the noise.
-        Raises LawError for a level that is no fraction.
+        From bootstrap draws over runs or blocks, plus the disagreement with `rivals`. A prediction beyond the data is also as
+        uncertain as the law's roll-outs, if these were off by more than the noise. Raises LawError for an invalid level.
         """
         if not 0 < level < 1:
-            raise LawError(f"level is {level}", reason="bad input", allowed="between 0 and 1")
+            raise LawError(f"invalid level {level}", reason="bad input", allowed="between 0 and 1")
         z = self.centred(x)
         rivals = [np.log(rival.predict(x)) for rival in self.rivals]
-        middle = self.log_scale + self.task.form.log_shape(self.theta[None], z)[0]
+        middle = self.log_scale + self.problem.form.log_shape(self.theta[None], z)[0]
         spread = np.std([middle, *rivals], axis=0, ddof=1) if rivals else np.zeros_like(middle)
         if kind == "prediction":
-            beyond = _along(z) > _along(self.task.z).max()
-            missed = np.where(beyond, bands.excess(self.diagnostics.rollout.rmse, self.draws.noise), 0.0)
+            is_beyond = _first_axis(z) > _first_axis(self.problem.z).max() * (1 + ROUNDING)
+            missed = np.where(is_beyond, bands.excess_error(self.diagnostics.rollout.rmse, self.draws.noise), 0.0)
             spread = np.sqrt(np.maximum(spread, missed) ** 2 + self.draws.noise**2)
-        return np.exp(bands.band(self.draws, self.task.form, z, middle=middle, level=level, spread=spread))
+        return np.exp(bands.band(self.draws, self.problem.form, z, middle=middle, level=level, spread=spread))
 
     @cached_property
-    def draws(self) -> Draws:
-        """The bootstrap's refits of this law: deterministic, made when first asked for."""
-        return self.joint_draws or bands.bootstrap(self.task, self.theta, self.points)
+    def draws(self) -> BootstrapDraws:
+        """The bootstrap refits of this law: deterministic, computed at first use."""
+        return self.joint_draws or bootstrap(self.problem, self.theta, self.points)
 
     def centred(self, x: ArrayLike) -> Array:
-        """x in units of the fitted points' geometric mean."""
+        """x in units of the fitted points' geometric mean. Raises LawError for x that is not positive."""
         values = np.atleast_1d(np.asarray(x, dtype=float))
-        if self.task.form.columns == 2:
+        if self.problem.form.columns == 2:
             values = np.atleast_2d(values)
-        if not (values > 0).all() or values.ndim != self.task.form.columns:
-            raise LawError("x must be positive, one column for each of the form", reason="bad input", allowed=self.formula)
-        return np.asarray(values / (self.centre if self.task.form.columns == 2 else self.centre[0]))
+        if not (values > 0).all() or values.ndim != self.problem.form.columns:
+            raise LawError(
+                f"invalid x of shape {values.shape}",
+                reason="bad input",
+                allowed=f"positive values, {self.problem.form.columns} column(s), for {self.formula}",
+            )
+        return np.asarray(values / (self.centre if self.problem.form.columns == 2 else self.centre[0]))
 
 
-def _along(z: Array) -> Array:
+def _first_axis(z: Array) -> Array:
     return z if z.ndim == 1 else np.asarray(np.prod(z, axis=1))
-
-
-def log_scale_of(task: Task, theta: Array, log_y: Array) -> float:
-    """The log scale that belongs to theta (k,)."""
-    return float(scale_of(task, log_y - task.form.log_shape(theta[None], task.z))[0, 0])

@@ -1,7 +1,7 @@
-"""The shapes of scaling laws in logarithms, and their parameters in x's own unit: the mathematics behind `forms`.
+"""The shapes of scaling laws in logarithms, and their parameters in the unit of x: the mathematics of `forms`.
 
-shape(theta (B, k), z) is log of error over scale: (B, n) for z (n,), for a row (B, n) of its own each, or for two columns
-(n, 2). natural(theta (k,), log_scale, centre) undoes the centring of x. Pure functions.
+shape(theta (B, k), z) is log(error / scale), (B, n), for z (n,), for one row (B, n) per theta, or for two columns (n, 2).
+natural(theta (k,), log_scale, centre) undoes the centring of x. Pure functions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def shifted_power_floor(theta: Array, z: Array) -> Array:
 def sigmoid_power(theta: Array, z: Array) -> Array:
     """M4 solved for y: with y = e0 (q + (1 - q) s(u)), s the logistic function, u solves log s(u) - alpha log s(-u) = t.
 
-    The left side rises with slope between 1 and alpha and bends one way, so Newton's method converges from its asymptote.
+    The left side rises with a slope between 1 and alpha and is convex or concave, so Newton's method converges from its
+    asymptote.
     """
     c, shift, log_alpha, log_floor = (theta[:, i : i + 1] for i in range(4))
     alpha = np.exp(log_alpha)
@@ -62,9 +63,6 @@ def two_powers(theta: Array, z: Array) -> Array:
     size = -theta[:, :1] * np.log(z[:, 0])
     data = theta[:, 2:3] - theta[:, 1:2] * np.log(z[:, 1])
     return np.logaddexp(np.logaddexp(size, data), theta[:, 3:4])
-
-
-# --- parameters in x's own unit -------------------------------------------------------------------------------
 
 
 def flat_natural(theta: Array, log_scale: float, centre: Array) -> dict[str, float]:
@@ -97,14 +95,14 @@ def sigmoid_natural(theta: Array, log_scale: float, centre: Array) -> dict[str, 
 
 
 def broken_natural(theta: Array, log_scale: float, centre: Array) -> dict[str, float]:
-    found = {"b": float(np.exp(log_scale) * centre[0] ** theta[0]), "c0": float(theta[0])}
+    parameters = {"b": float(np.exp(log_scale) * centre[0] ** theta[0]), "c0": float(theta[0])}
     for number, first in enumerate(range(2, len(theta), 3), start=1):
-        found |= {
+        parameters |= {
             f"c{number}": float(theta[first]),
             f"d{number}": float(np.exp(theta[first + 1]) * centre[0]),
             f"f{number}": float(np.exp(theta[first + 2])),
         }
-    return {**found, "e": float(np.exp(log_scale + theta[1]))}
+    return {**parameters, "e": float(np.exp(log_scale + theta[1]))}
 
 
 def two_natural(theta: Array, log_scale: float, centre: Array) -> dict[str, float]:

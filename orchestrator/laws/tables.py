@@ -1,6 +1,6 @@
-"""Laws of any table: groups of rows, a law or the reason for none in each.
+"""Laws of any table: one law for each group of rows, or the reason why there is none.
 
-Reads a CSV or a frame; names of columns are the caller's. Every mistake is a UserError with file, line and column.
+Reads a CSV file or a frame; the caller names the columns. Every mistake is a UserError with file, line and column.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import pandas as pd
 from orchestrator import laws
 from orchestrator.laws import FORMS, Law, LawError
 from orchestrator.laws.render import law_as_data
+from orchestrator.laws.tolerance import group_numbers
 from orchestrator.results import summary
 from vitmodel.config.base import UserError, suggest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """One group of rows: the values that tell it apart, and its law or why it has none."""
+class GroupLaw:
+    """A group of rows: its values in the grouping columns, and its law or the reason why it has none."""
 
     keys: dict[str, str]
     law: Law | None
@@ -30,7 +31,7 @@ class Fitted:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A CSV as it is, all columns as text or numbers; `attrs["file"]` keeps its name for messages."""
+    """A CSV file as a frame of text and numbers; `attrs["file"]` is its name, for messages."""
     try:
         frame = pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
@@ -40,46 +41,59 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def comparable(frame: pd.DataFrame) -> pd.DataFrame:
-    """A study's finished rows with a column `what`: only rows of equal `what` (task, fine-tune epochs, shots) make a curve."""
+    """A study's finished rows with a column `what` (task, fine-tune epochs, shots): rows of equal `what` can form a curve."""
     done = summary.finished(frame)
     epochs = done["finetune_epochs"].map(lambda e: "" if pd.isna(e) else f", {e:g} epochs")
     shots = done["shots"].map(lambda n: "" if pd.isna(n) else f", {n} shots")
     return done.assign(what=(done["task"] + epochs + shots).where(done["task"] != "", "upstream"))
 
 
-def fit_groups(frame: pd.DataFrame, *, x: str, y: str, form: str, by: Sequence[str]) -> list[Fitted]:
-    """A law for every group of equal `by`, in the order of the rows. Raises UserError for columns or forms that are none."""
+def fit_groups(frame: pd.DataFrame, *, x: str, y: str, form: str, by: Sequence[str]) -> list[GroupLaw]:
+    """A law for every group of equal `by`, in the order of the rows. Raises UserError for unknown columns or forms."""
     file = str(frame.attrs.get("file", ""))
     if form != "auto" and (form not in FORMS or FORMS[form].columns != 1):
-        names = ["auto", *(name for name, one in FORMS.items() if one.columns == 1)]
-        raise UserError(f"no form {form!r}{suggest(form, names)}", field="--form", allowed=", ".join(names))
+        names = ["auto", *(name for name, known in FORMS.items() if known.columns == 1)]
+        raise UserError(f"unknown form {form!r}{suggest(form, names)}", field="--form", allowed=", ".join(names))
     for option, names in (("--x", [x]), ("--y", [y]), ("--by", list(by))):
         for name in names:
             if name not in frame.columns:
-                known = [str(column) for column in frame.columns]
-                raise UserError(f"no column {name!r}{suggest(name, known)}", file=file, field=option, allowed=", ".join(known))
-    groups = [((), frame)] if not by else list(frame.groupby(list(by), sort=False, dropna=False))
-    return [_fitted(dict(zip(by, map(str, key), strict=True)), rows, x, y, form) for key, rows in groups]
+                columns = [str(column) for column in frame.columns]
+                message = f"unknown column {name!r}{suggest(name, columns)}"
+                raise UserError(message, file=file, field=option, allowed=", ".join(columns))
+    keys = [_group_key(frame[name]) for name in by]
+    groups = list(frame.groupby(keys, sort=False, dropna=False)) if by else [((), frame)]
+    return [_fit_group(dict(zip(by, map(str, key), strict=True)), rows, x, y, form) for key, rows in groups]
 
 
-def as_data(one: Fitted) -> dict[str, Any]:
+def as_data(group: GroupLaw) -> dict[str, Any]:
     """A group as plain data for JSON."""
-    return {**one.keys, "law": None if one.law is None else law_as_data(one.law), "refused": one.refused}
+    return {**group.keys, "law": None if group.law is None else law_as_data(group.law), "refused": group.refused}
 
 
-def _fitted(keys: dict[str, str], rows: pd.DataFrame, x: str, y: str, form: str) -> Fitted:
+def _group_key(column: pd.Series) -> pd.Series:
+    """The column, with equal values for numbers that differ only by rounding."""
+    if not pd.api.types.is_float_dtype(column):
+        return column
+    positive = column[column > 0]
+    key = column.copy()
+    key[column > 0] = positive.groupby(group_numbers(positive)).transform("min")
+    return key
+
+
+def _fit_group(keys: dict[str, str], rows: pd.DataFrame, x: str, y: str, form: str) -> GroupLaw:
     values = {name: _numbers(rows, name) for name in (x, y)}
-    known = np.isfinite(values[x]) & np.isfinite(values[y])  # a run without a result is a gap
+    is_known = np.isfinite(values[x]) & np.isfinite(values[y])  # a run without a result is a gap
     try:
-        return Fitted(keys=keys, law=laws.fit(values[x][known], values[y][known], form), refused="")
+        return GroupLaw(keys=keys, law=laws.fit(values[x][is_known], values[y][is_known], form), refused="")
     except LawError as error:
-        return Fitted(keys=keys, law=None, refused=error.message + (f"; needs {error.allowed}" if error.allowed else ""))
+        return GroupLaw(keys=keys, law=None, refused=error.message + (f"; needs {error.allowed}" if error.allowed else ""))
 
 
 def _numbers(rows: pd.DataFrame, name: str) -> np.ndarray:
     values = pd.to_numeric(rows[name], errors="coerce")
     wrong = rows[values.isna() & rows[name].notna()]
     if len(wrong):
-        line = int(wrong.index[0]) + 2  # a head, and lines count from one
-        raise UserError(f"{wrong[name].iloc[0]!r} is no number", file=str(rows.attrs.get("file", "")), line=line, field=name)
+        line = int(wrong.index[0]) + 2  # lines count from one, and the first is the header
+        message = f"{wrong[name].iloc[0]!r} is not a number"
+        raise UserError(message, file=str(rows.attrs.get("file", "")), line=line, field=name, allowed="a number, or empty")
     return values.to_numpy(dtype=float)

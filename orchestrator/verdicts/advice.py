@@ -94,7 +94,7 @@ def gradient(law: Law, x: np.ndarray) -> np.ndarray:
     """Slopes (k + 1,) of the law's log error at x by its log scale and theta."""
     z = law.centred(x)
     moved = law.theta + STEP * np.eye(len(law.theta))
-    shapes = law.task.form.log_shape(np.vstack([law.theta[None], moved]), z)[:, 0]
+    shapes = law.problem.form.log_shape(np.vstack([law.theta[None], moved]), z)[:, 0]
     return np.concatenate([[1.0], (shapes[1:] - shapes[0]) / STEP])
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from orchestrator.laws.compare import Ratio
+from orchestrator.laws.ratios import Ratio
 from orchestrator.laws.law import Law
 
 Axis = Literal["pretrain_flops", "dataset_size"]

@@ -19,7 +19,7 @@ import pandas as pd
 
 from orchestrator import laws
 from orchestrator.laws import Law, LawError
-from orchestrator.laws.fitting import ALIKE
+from orchestrator.laws.fitting import SIMILAR
 from orchestrator.results.import_table import CLASSES, RESOLUTION
 from orchestrator.spec.claims import Target
 from orchestrator.spec.schema import ExternalData, Study
@@ -174,7 +174,7 @@ def best(choices: Sequence[Way]) -> Way:
     """The first way whose roll-outs were not clearly worse than the best one's; the first where none had any."""
     known = [way for way in choices if math.isfinite(way.law.diagnostics.rollout.rmse)]
     least = min((way.law.diagnostics.rollout.rmse for way in known), default=math.inf)
-    return next((way for way in known if way.law.diagnostics.rollout.rmse <= ALIKE * least), choices[0])
+    return next((way for way in known if way.law.diagnostics.rollout.rmse <= SIMILAR * least), choices[0])
 
 
 # --- saved before, compared after -----------------------------------------------------------------------------
