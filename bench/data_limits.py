@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from vitmodel.data.augment import ready
+from vitmodel.data.augment import normalise_and_augment
 from vitmodel.data.crops import Crops
 from vitmodel.data.index import Shard, Split, read_index, render_index
-from vitmodel.data.reader import Dataset, Reading
+from vitmodel.data.reader import Dataset, ReadOptions
 
 BATCH, MANY = 128, 10_000_000
 
@@ -46,11 +46,11 @@ def _link(packed: Path, root: Path, shard: Shard, number: int) -> Shard:
 def batches(root: Path, side: int, part: float) -> Iterator[Any]:
     """Ready batches from this part of the first epoch on, as the training loop makes them."""
     cpu = torch.device("cpu")
-    dataset = Dataset(root, "train", side, reading=Reading(cache="off"), crops=Crops(seed=0, flip=True))
+    dataset = Dataset(root, "train", side, reading=ReadOptions(cache="off"), crops=Crops(seed=0, flip=True))
     order = dataset.order(seed=0, lanes=64, window=256)
     steps = itertools.count(int(part * dataset.size / BATCH))
     for loaded in dataset.batches(order.batch(step, BATCH) for step in steps):
-        yield ready(loaded.images, loaded.batch, 0, "none", not loaded.cropped, device=cpu)
+        yield normalise_and_augment(loaded.images, loaded.batch, 0, "none", not loaded.cropped, device=cpu)
 
 
 def first(root: Path) -> dict[str, float]:

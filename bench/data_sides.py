@@ -48,16 +48,16 @@ def ours(workload: str, root: Path, cores: int) -> Iterator[Any]:
     """The training loop's way from files to a normalised batch, on the CPU."""
     import torch
 
-    from vitmodel.data.augment import ready
+    from vitmodel.data.augment import normalise_and_augment
     from vitmodel.data.crops import Crops
-    from vitmodel.data.reader import Dataset, Reading
+    from vitmodel.data.reader import Dataset, ReadOptions
 
-    reading = Reading(cache="auto" if workload == "CACHED" else "off")
+    reading = ReadOptions(cache="auto" if workload == "CACHED" else "off")
     dataset = Dataset(root / "ours", "train", SIDE_PIXELS[workload], reading=reading, crops=Crops(seed=0, flip=True))
     order = dataset.order(seed=0, lanes=16, window=256)
     for loaded in dataset.batches(order.batch(step, BATCH) for step in itertools.count()):
         cpu = torch.device("cpu")
-        yield ready(loaded.images, loaded.batch, 0, "none", not loaded.cropped, device=cpu)
+        yield normalise_and_augment(loaded.images, loaded.batch, 0, "none", not loaded.cropped, device=cpu)
 
 
 def _files(root: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Small files in the formats that datasets come in, made on the spot."""
+"""Writes small files in the formats of datasets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 
 def image(number: int, kind: str = "JPEG", size: tuple[int, int] = (24, 16)) -> bytes:
-    """An encoded image, another one for each number."""
+    """An encoded image, a different one for each number."""
     pixels = np.random.default_rng(number).integers(0, 255, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize(size).save(buffer, format=kind)
@@ -89,13 +89,13 @@ def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def samples(count: int, start: int = 0) -> list[tuple[str, bytes]]:
-    """Members of a shard: an image and its class, sample after sample."""
+    """Members of a shard: an image and its class for each sample."""
     numbered = range(start, start + count)
     return [m for n in numbered for m in ((f"./s{n:04d}.jpg", image(n)), (f"./s{n:04d}.cls", str(n % 3).encode()))]
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says how large it is and has almost nothing in it."""
+    """A PNG with this size in its header and almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

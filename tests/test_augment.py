@@ -1,4 +1,4 @@
-"""RandAugment, mixup and CutMix: each operation as PIL does it, and one result however a batch is split."""
+"""RandAugment, mixup and CutMix: each operation matches PIL, and the result does not depend on how a batch is split."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from torch import Tensor
 from vitmodel.config.recipe import Recipe
 from vitmodel.data.mixing import Mix, Targets, draw_mix, mix_images, mixed_loss
 from vitmodel.data.order import Batch, Order
-from vitmodel.data.prepare import mix_of, prepare
+from vitmodel.data.preprocess import mix_of, preprocess
 from vitmodel.data.randaugment import GEOMETRIC, NAMES, apply, randaugment
-from vitmodel.data.reader import Loaded
+from vitmodel.data.reader import LoadedBatch
 
 SIDE = 32
 
 
 def picture(name: str = "") -> Image.Image:
-    """Colourful noise; smooth for what resamples it, so that another library's rounding does not look like an error."""
+    """Colourful noise; smooth for operations that resample it, so that the rounding of PIL does not look like an error."""
     side = 5 if name in GEOMETRIC else SIDE
     noise = np.random.default_rng(0).uniform(20, 230, (side, side, 3)).astype(np.uint8)
     return Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -65,23 +65,23 @@ PIL: dict[str, tuple[float, Callable[[Image.Image], Image.Image]]] = {
 
 
 @pytest.mark.parametrize("name", PIL)
-def test_operations_are_pils(name: str) -> None:
-    """Within two levels of 255; a geometric one where four input pixels decide (PIL's edge rule is its own)."""
-    strength, theirs = PIL[name]
+def test_operations_match_pil(name: str) -> None:
+    """Within two of 255 levels; geometric ones away from the edges, where PIL has a rule of its own."""
+    strength, pil_operation = PIL[name]
     image = picture(name)
-    mine, wanted = ours(name, strength, image), np.asarray(theirs(image)).astype(float)
-    assert abs(wanted - np.asarray(image)).max() > 10, "the case must do something"
+    actual, expected = ours(name, strength, image), np.asarray(pil_operation(image)).astype(float)
+    assert abs(expected - np.asarray(image)).max() > 10, "the case must change the image"
     near_edge = np.zeros((SIDE, SIDE), bool)
     if name in GEOMETRIC:
-        marker = np.asarray(theirs(Image.new("RGB", image.size, (255, 255, 255)))).astype(float)[..., 0]
+        marker = np.asarray(pil_operation(Image.new("RGB", image.size, (255, 255, 255)))).astype(float)[..., 0]
         inside = ours(name, strength, Image.new("RGB", image.size, (255, 255, 255)))[..., 0]
         near_edge = (abs(inside - 255) > 1) & (abs(inside - 127.5) > 1)
         assert abs(marker - inside)[~near_edge].max() < 2
         assert near_edge.mean() < 0.15
-    assert abs(mine - wanted)[~near_edge].max() <= 2
+    assert abs(actual - expected)[~near_edge].max() <= 2
 
 
-def test_every_operation_is_tested_and_identity_leaves_alone() -> None:
+def test_every_operation_is_tested_and_identity_changes_nothing() -> None:
     assert set(PIL) | {"identity"} == set(NAMES)
     assert len(NAMES) == 14
     assert np.array_equal(ours("identity", 1.0, picture()), np.asarray(picture()).astype(np.float32) / 255 * 255)
@@ -100,7 +100,7 @@ def images_of(size: int, seed: int = 0) -> Tensor:
     return torch.rand(size, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_randaugment_belongs_to_the_sample() -> None:
+def test_randaugment_depends_on_the_sample_alone() -> None:
     images, batch = images_of(64), batch_of(64)
     whole = randaugment(images, batch, 0, 2, 10.0)
     some = np.array([63, 5, 17])
@@ -114,7 +114,7 @@ def test_randaugment_belongs_to_the_sample() -> None:
 
 def test_operations_are_drawn_evenly() -> None:
     """Over many samples each operation is chosen about equally often (a chi-square bound, 13 degrees of freedom)."""
-    from vitmodel.data.augment import OPERATIONS, uniform
+    from vitmodel.data.draws import OPERATIONS, uniform
 
     chosen = (uniform(batch_of(14_000), 0, OPERATIONS, 2)[:, 0] * len(NAMES)).astype(int)
     counts = np.bincount(chosen, minlength=14)
@@ -142,8 +142,8 @@ def test_mixed_loss_is_the_loss_on_mixed_labels(smoothing: float) -> None:
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     a, b, share = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([6, 1, 0, 2, 2]), torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0])
     soft = share[:, None] * F.one_hot(a, 7) + (1 - share[:, None]) * F.one_hot(b, 7)
-    wanted = F.cross_entropy(logits, soft, label_smoothing=smoothing)
-    assert torch.allclose(mixed_loss(logits, Targets(a, b, share), smoothing), wanted, atol=1e-6)
+    expected = F.cross_entropy(logits, soft, label_smoothing=smoothing)
+    assert torch.allclose(mixed_loss(logits, Targets(a, b, share), smoothing), expected, atol=1e-6)
     plain = F.cross_entropy(logits, a, label_smoothing=smoothing)
     assert torch.equal(mixed_loss(logits, Targets(a), smoothing), plain)
 
@@ -173,12 +173,12 @@ def test_cutmix_areas() -> None:
     assert np.allclose(mix_images(images, partners, mix).mean(dim=(1, 2, 3)), mix.shares, atol=1e-6)
 
 
-def test_both_take_turns() -> None:
+def test_mixup_and_cutmix_alternate() -> None:
     mix = draw_mix(batch_of(20_000), 2, recipe(mixup=0.2, cutmix=1.0), 0, 224)
     assert np.any(mix.boxes != 0, axis=1).mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_nobody_is_mixed_with_himself() -> None:
+def test_no_sample_is_mixed_with_itself() -> None:
     mix = draw_mix(batch_of(12), 3, recipe(mixup=0.2), 0, 32)
     assert mix.partners.tolist() == [1, 2, 0, 4, 5, 3, 7, 8, 6, 10, 11, 9]
     with pytest.raises(ValueError, match="at least two samples of each lane"):
@@ -196,35 +196,35 @@ KINDS = ({"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0, "randaug
     kind=st.sampled_from(KINDS),
     data=st.data(),
 )
-def test_one_mixture_for_any_workers_and_micro_batch(
+def test_mixing_does_not_depend_on_workers_or_micro_batch(
     shape: tuple[int, int], step: int, workers: int, kind: dict[str, Any], data: st.DataObject
 ) -> None:
-    """The mixed images and targets of a step, by sample, do not depend on workers, micro-batch or where a run began."""
+    """The mixed images and targets of a step, by sample, do not depend on workers, micro-batch or a resume."""
     lanes, lane_samples = shape
     pool = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 3)).astype(np.uint8)
     labels = np.arange(100) % 10
     chosen, batch_size = recipe(batch_size=lanes * lane_samples, **kind), lanes * lane_samples
 
-    def seen(workers: int, micro: int) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
-        order = Order(seed=0, n=100, lanes=lanes, window=16, shard_sizes=(60, 40))  # a fresh one: as after a resume
-        found = {}
+    def step_inputs(workers: int, micro: int) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
+        order = Order(seed=0, n=100, lanes=lanes, window=16, shard_sizes=(60, 40))  # a new one, as after a resume
+        inputs = {}
         for worker in range(workers):
             batch = order.batch(step, batch_size, worker, workers)
-            loaded = Loaded(pool[batch.samples], labels[batch.samples], batch)
+            loaded = LoadedBatch(pool[batch.samples], labels[batch.samples], batch)
             mix = mix_of(loaded, chosen, 0, lane_samples)
             for start in range(0, len(batch.samples), micro):
                 places = np.arange(start, min(start + micro, len(batch.samples)))
-                images, targets = prepare(loaded, places, mix, chosen, seed=0, device=torch.device("cpu"))
+                images, targets = preprocess(loaded, places, mix, chosen, seed=0, device=torch.device("cpu"))
                 assert targets.partners is not None
                 assert targets.shares is not None
-                facts = torch.stack([targets.labels, targets.partners, targets.shares], dim=1)
-                for place, image, fact in zip(places, images, facts, strict=True):
-                    found[int(batch.samples[place]), int(batch.epochs[place])] = image, fact
-        return found
+                rows = torch.stack([targets.labels, targets.partners, targets.shares], dim=1)
+                for place, image, row in zip(places, images, rows, strict=True):
+                    inputs[int(batch.samples[place]), int(batch.epochs[place])] = image, row
+        return inputs
 
     micro = data.draw(st.integers(1, batch_size // workers))
-    whole, parts = seen(1, batch_size), seen(workers, micro)
+    whole, parts = step_inputs(1, batch_size), step_inputs(workers, micro)
     assert whole.keys() == parts.keys()
-    for key, (image, fact) in whole.items():
+    for key, (image, row) in whole.items():
         assert torch.allclose(image, parts[key][0], atol=1e-5)
-        assert torch.equal(fact, parts[key][1])
+        assert torch.equal(row, parts[key][1])

@@ -1,4 +1,4 @@
-"""Packing, index and reading: deterministic bytes, nested balanced sizes, and an answer to every damaged file."""
+"""Packing, index and reading: deterministic bytes, nested balanced sizes, and an error for every damaged file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vitmodel.config.base import UserError
 from vitmodel.data import generated
-from vitmodel.data.augment import augment, normalise, ready
+from vitmodel.data.augment import augment, normalise, normalise_and_augment
 from vitmodel.data.generated import DigitsConfig, FractalConfig
 from vitmodel.data.images import encode_png
 from vitmodel.data.index import load_index
@@ -38,7 +38,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(packed: Path, tmp_path: Path) -> Path:
-    """The packed dataset again, to be damaged."""
+    """A copy of the packed dataset, for damage."""
     return shutil.copytree(packed, tmp_path / "fractals")
 
 
@@ -51,12 +51,12 @@ def test_bytes_do_not_depend_on_processes(packed: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "fractals") == contents(packed)
 
 
-def test_other_arguments_other_identity() -> None:
+def test_identity_depends_on_the_arguments() -> None:
     changed = FRACTALS.model_copy(update={"variation": 0.3})
     assert generated.identity(changed) != generated.identity(FRACTALS)
 
 
-def test_declared_counts_are_the_real_ones(packed: Path, tmp_path: Path) -> None:
+def test_declared_counts_match_the_packed_dataset(packed: Path, tmp_path: Path) -> None:
     for config, root in ((FRACTALS, packed), (digits := DigitsConfig(generate="digits"), tmp_path / "digits")):
         index = pack(config, root)
         assert index.splits["train"].samples == generated.train_samples(config)
@@ -83,15 +83,14 @@ def test_sizes_are_nested(packed: Path) -> None:
 
 def test_stock_webdataset_reads_our_shards(packed: Path) -> None:
     shards = [str(packed / shard.name) for shard in load_index(packed).splits["train"].shards]
-    theirs = list(wds.WebDataset(shards, shardshuffle=False))
-    ours = Dataset(packed, "train", 16)
-    assert [int(sample["cls"]) for sample in theirs] == ours.labels.tolist()
-    assert len({sample["__key__"] for sample in theirs}) == FRACTALS.train
+    samples = list(wds.WebDataset(shards, shardshuffle=False))
+    assert [int(sample["cls"]) for sample in samples] == Dataset(packed, "train", 16).labels.tolist()
+    assert len({sample["__key__"] for sample in samples}) == FRACTALS.train
 
 
-def test_cache_and_files_give_the_same(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_and_files_give_equal_batches(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = Dataset(packed, "val", 16)
-    monkeypatch.setattr("vitmodel.data.kept.AUTO_BYTES", 0)
+    monkeypatch.setattr("vitmodel.data.memory_cache.AUTO_BYTES", 0)
     direct = Dataset(packed, "val", 16)
     order = direct.order(seed=0, lanes=4, window=16)
     batches = [order.batch(step, 8) for step in range(20)]
@@ -124,33 +123,33 @@ def test_stale_and_missing_indexes(damage: str, copy: Path) -> None:
         load_index(copy)
 
 
-def test_a_foreign_folder_is_never_overwritten(packed: Path) -> None:
+def test_another_dataset_is_never_overwritten(packed: Path) -> None:
     before = contents(packed)
     with pytest.raises(UserError, match="another dataset"):
         pack(FRACTALS.model_copy(update={"seed": 9}), packed)
     assert contents(packed) == before
 
 
-def test_half_a_pack_is_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_pack_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("vitmodel.data.shards.finish_job", fail)
+    monkeypatch.setattr("vitmodel.data.shards.write_shard", fail)
     with pytest.raises(OSError, match="disk full"):
         pack(SMALL, tmp_path / "fractals", processes=1)
     assert not (tmp_path / "fractals").exists()
     monkeypatch.undo()
-    pack(SMALL, tmp_path / "fractals", processes=1)  # what is left is taken up, and nothing of it stays
+    pack(SMALL, tmp_path / "fractals", processes=1)  # uses the partial folder and removes it
     assert [path.name for path in tmp_path.iterdir()] == ["fractals"]
 
 
-def test_a_broken_image_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_image_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     member = np.load(copy / "val-00000.npy")[3]
     path = copy / "val-00000.tar"
     data = bytearray(path.read_bytes())
     data[member["offset"] + 60 : member["offset"] + member["bytes"]] = bytes(member["bytes"] - 60)
     path.write_bytes(data)
-    monkeypatch.setattr("vitmodel.data.kept.AUTO_BYTES", 0)
+    monkeypatch.setattr("vitmodel.data.memory_cache.AUTO_BYTES", 0)
     with pytest.raises(UserError, match=f"val-00000.tar: sample 3 at byte {member['offset']}"):
         Dataset(copy, "val", 16).read(np.array([3]))
 
@@ -176,7 +175,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "shift", "inception"])
-def test_augmentation_belongs_to_the_sample(packed: Path, kind: str) -> None:
+def test_augmentation_depends_on_the_sample_alone(packed: Path, kind: str) -> None:
     import torch
 
     data = Dataset(packed, "train", 16, 64)
@@ -190,4 +189,6 @@ def test_augmentation_belongs_to_the_sample(packed: Path, kind: str) -> None:
     other = augment(images, Batch(samples, epochs + 1), 0, kind, True)
     assert not torch.equal(whole, other)
     assert torch.equal(augment(images, Batch(samples, epochs), 0, "none", False), images)
-    assert torch.equal(ready(data.read(samples), Batch(samples, epochs), 0, kind, True, device=torch.device("cpu")), whole)
+    assert torch.equal(
+        normalise_and_augment(data.read(samples), Batch(samples, epochs), 0, kind, True, device=torch.device("cpu")), whole
+    )

@@ -19,7 +19,7 @@ from orchestrator.spec.describe import HOME, check_counts, find_description, kno
 from orchestrator.spec.study import read_study
 from vitmodel.config.base import UserError
 from vitmodel.data.index import load_index
-from vitmodel.data.opening import open_source
+from vitmodel.data.open_source import open_source
 from vitmodel.data.verify import verify
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -175,7 +175,7 @@ def test_the_fashion_study_plans_without_its_images(tmp_path: Path) -> None:
 def test_the_real_fashion_mnist_is_what_its_description_says() -> None:
     description = read_description(HOME / "fashion_mnist.yaml")
     source = open_source(pack_config(description, FASHION), Path("unused"))
-    assert {split: len(part.labels) for split, part in source.parts.items()} == description.splits
+    assert {split: len(part.labels) for split, part in source.splits.items()} == description.splits
     assert (source.classes, source.class_names[0]) == (10, "T-shirt/top")
 
 
@@ -247,12 +247,12 @@ def test_descriptions_open_files_of_their_format(name: str, tmp_path: Path) -> N
         if wanted is None:
             continue
         source = open_source(pack_config(description, tmp_path, dev=dev), tmp_path / "staging")
-        assert {split: len(part.labels) for split, part in source.parts.items()} == wanted
-        assert min(int(part.labels.min()) for part in source.parts.values()) == 0
+        assert {split: len(part.labels) for split, part in source.splits.items()} == wanted
+        assert min(int(part.labels.min()) for part in source.splits.values()) == 0
         assert source.licence == description.licence
     if name == "imagenet_real":
         source = open_source(pack_config(description, tmp_path), tmp_path / "staging")
-        assert source.parts["val"].label_sets == [(0,), (), (2, 1)]
+        assert source.splits["val"].label_sets == [(0,), (), (2, 1)]
 
 
 def test_all_of_vtab_is_here() -> None:

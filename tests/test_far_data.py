@@ -1,4 +1,4 @@
-"""Studies on data that lies behind a URL, or is damaged, through the command a user types."""
+"""Studies on remote or damaged data, through the command line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from test_remote import serving
 from orchestrator import results
 from orchestrator.store.layout import Store
 from vitmodel.config.run import RunConfig
-from vitmodel.data.badsamples import BAD_FILE
+from vitmodel.data.bad_samples import BAD_FILE
 from vitmodel.data.generated import FractalConfig
 from vitmodel.data.index import INDEX_FILE, load_index, render_index
-from vitmodel.data.nodecache import NodeCache
-from vitmodel.data.reader import Reading
+from vitmodel.data.node_cache import NodeCache
+from vitmodel.data.reader import ReadOptions
 from vitmodel.data.shards import pack
 from vitmodel.training.run import Context, execute
 
@@ -29,7 +29,7 @@ ALLOWED = 0.05
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """A dataset with bad images that its index knows nothing of: they were packed so."""
+    """A dataset with bad images and an index that matches them, as if they had been packed like this."""
     root = tmp_path / "data"
     pack(FractalConfig(generate="fractals", classes=4, train=64, val=40, image_size=16, points=64), root, processes=1)
     index = load_index(root)
@@ -47,14 +47,16 @@ def damaged(tmp_path: Path) -> Path:
 
 
 def named(folder: Path) -> dict[int, dict[str, Any]]:
-    """The bad samples that a run names, each once."""
+    """The bad samples that a run has recorded, each once."""
     records = [json.loads(line) for line in (folder / BAD_FILE).read_text().splitlines()]
     assert len({record["sample"] for record in records}) == len(records)
     return {record["sample"]: record for record in records}
 
 
-def test_a_server_that_cuts_every_third_reply_and_bad_samples(damaged: Path, tmp_path: Path, write_study: WriteStudy) -> None:
-    """Two workers read it to the end of the study; one that reads the folder meets and replaces the same."""
+def test_a_server_that_truncates_every_third_reply_and_bad_samples(
+    damaged: Path, tmp_path: Path, write_study: WriteStudy
+) -> None:
+    """A study with two workers completes; a run that reads the folder finds and replaces the same samples."""
 
     def change(content: dict[str, Any]) -> None:
         content["datasets"] = {"far": {"url": url, "train": 64, "classes": 4, "eval_split": "val"}}
@@ -81,7 +83,7 @@ def test_a_server_that_cuts_every_third_reply_and_bad_samples(damaged: Path, tmp
 
     config = RunConfig.model_validate(json.loads((run.path / "config.json").read_text())["config"])
     losses: dict[float, float] = {}
-    reading = Reading(skip_up_to=ALLOWED, node_cache=NodeCache(folder=tmp_path / "unused"))
+    reading = ReadOptions(skip_up_to=ALLOWED, node_cache=NodeCache(folder=tmp_path / "unused"))
     (tmp_path / "near").mkdir()
     result = execute(
         config,

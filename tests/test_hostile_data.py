@@ -1,4 +1,4 @@
-"""Damaged and hostile files: each gets an error that names file, member and offset; nothing in them is ever run."""
+"""Damaged and hostile files: each gives an error that names file, member and offset; nothing in them is ever executed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ import pytest
 from test_packing import config
 
 from vitmodel.config.base import UserError
+from vitmodel.data.external_tars import index_tars
 from vitmodel.data.index import load_index
 from vitmodel.data.shards import pack
-from vitmodel.data.tarscan import samples_of
-from vitmodel.data.verify import index_tars, verify
+from vitmodel.data.tar_index import samples_of
+from vitmodel.data.verify import verify
 
 JPEG, CLS = datafiles.image(1), b"2"
 
 
 class Bomb:
-    """What runs when it is unpickled leaves a file behind."""
+    """Creates a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, ("/tmp/vitscale-was-here",)
 
 
-TARS = {  # members of a tar, and what is said of it
+TARS = {  # members of a tar, and the error
     "no class": ([("a.jpg", JPEG), ("b.jpg", JPEG), ("b.cls", CLS)], r"member 'a.jpg' at byte 512: sample 'a' has no label"),
     "no image": ([("a.cls", CLS)], r"member 'a.cls' at byte 512: sample 'a' has no image"),
     "two images": ([("a.jpg", JPEG), ("a.png", JPEG), ("a.cls", CLS)], r"'a.png' at byte 2048: sample 'a' has 2 images"),
@@ -41,19 +42,19 @@ TARS = {  # members of a tar, and what is said of it
     ),
     "label twice": (
         [("a.jpg", JPEG), ("a.cls", CLS), ("a.cls", CLS)],
-        r"member 'a.cls' at byte \d+: sample 'a' has a label twice",
+        r"member 'a.cls' at byte \d+: sample 'a' has two labels of the same extension",
     ),
-    "no number": ([("a.jpg", JPEG), ("a.cls", b"cat")], r"member 'a.cls' at byte \d+: no class number"),
-    "negative": ([("a.jpg", JPEG), ("a.cls", b"-1")], r"member 'a.cls' at byte \d+: no class number: -1"),
-    "json without label": ([("a.jpg", JPEG), ("a.json", b"{}")], r"member 'a.json' at byte \d+: no class number: 'label'"),
-    "deep json": ([("a.jpg", JPEG), ("a.json", b"[" * 10**5)], r"member 'a.json' at byte \d+: no class number"),
+    "no number": ([("a.jpg", JPEG), ("a.cls", b"cat")], r"member 'a.cls' at byte \d+: not a valid class"),
+    "negative": ([("a.jpg", JPEG), ("a.cls", b"-1")], r"member 'a.cls' at byte \d+: not a valid class: -1"),
+    "json without label": ([("a.jpg", JPEG), ("a.json", b"{}")], r"member 'a.json' at byte \d+: not a valid class: 'label'"),
+    "deep json": ([("a.jpg", JPEG), ("a.json", b"[" * 10**5)], r"member 'a.json' at byte \d+: not a valid class"),
     "pickle": (
         [("a.jpg", JPEG), ("a.pickle", pickle.dumps(Bomb()))],
         r"member 'a.pickle' at byte \d+: extension 'pickle' is neither",
     ),
     "pyd": ([("a.jpg", JPEG), ("a.pyd", pickle.dumps(Bomb())), ("a.cls", CLS)], r"member 'a.pyd' at byte \d+: extension 'pyd'"),
-    "way out": ([("../../a.jpg", JPEG), ("../../a.cls", CLS)], r"member '../../a.jpg' at byte 512: its name leads out"),
-    "root": ([("/etc/a.jpg", JPEG), ("/etc/a.cls", CLS)], r"member '/etc/a.jpg' at byte 512: its name leads out"),
+    "way out": ([("../../a.jpg", JPEG), ("../../a.cls", CLS)], r"member '../../a.jpg' at byte 512: its name points outside"),
+    "root": ([("/etc/a.jpg", JPEG), ("/etc/a.cls", CLS)], r"member '/etc/a.jpg' at byte 512: its name points outside"),
     "empty": ([], r"no samples"),
 }
 
@@ -75,25 +76,25 @@ def test_links_and_devices(kind: bytes, tmp_path: Path) -> None:
         info = tarfile.TarInfo("a.jpg")
         info.type, info.linkname = kind, "/etc/passwd"
         tar.addfile(info)
-    with pytest.raises(UserError, match=r"0.tar: member 'a.jpg' at byte 512: no plain file"):
+    with pytest.raises(UserError, match=r"0.tar: member 'a.jpg' at byte 512: not a regular file"):
         index_tars(tmp_path)
 
 
-def test_a_tar_cut_anywhere_is_seen(tmp_path: Path) -> None:
-    """Also at a member's boundary, where the stock readers end in silence with half of the samples."""
+def test_a_truncated_tar_is_detected(tmp_path: Path) -> None:
+    """Also between two members, where other readers silently return half of the samples."""
     path = datafiles.tar(tmp_path / "0.tar", datafiles.samples(6))
     whole, ends = path.read_bytes(), [sample.offset + sample.bytes for sample in samples_of(path)]
     boundaries = [-(-end // 512) * 512 for end in ends]
     for length in [*boundaries, *(b + 512 for b in boundaries), 0, 100, 512, ends[2] - 7, boundaries[-1] + 1024 + 512]:
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"0.tar: truncated.*at byte|0.tar: truncated or no plain tar"):
+        with pytest.raises(UserError, match=r"0.tar: truncated.*at byte|0.tar: truncated or not an uncompressed tar"):
             index_tars(tmp_path)
     header = bytearray(whole)
     header[boundaries[2] + 1024 + 3] ^= 1  # in the name of a member: its checksum fails
     path.write_bytes(header)
-    with pytest.raises(UserError, match=r"0.tar: broken header, or data after the end mark, at byte \d+"):
+    with pytest.raises(UserError, match=r"0.tar: damaged header, or data after the end mark, at byte \d+"):
         index_tars(tmp_path)
-    path.write_bytes(whole + whole)  # two archives, one behind the other: the second would be lost
+    path.write_bytes(whole + whole)  # two archives: the second would be ignored
     with pytest.raises(UserError, match="data after the end mark"):
         index_tars(tmp_path)
 
@@ -115,7 +116,7 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
 
 
 def problems_of(root: Path) -> list[str]:
-    """What verify finds, also where it finds an index that is no JSON any more."""
+    """What verify finds, or its error for an index that is not JSON."""
     try:
         return verify(root)
     except UserError as error:
@@ -123,22 +124,22 @@ def problems_of(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "found"),
+    ("damage", "problems"),
     [
         (lambda root: (root / "train-00000.tar").unlink(), ["train-00000.tar: missing"]),
         (lambda root: (root / "train-00000.npy").unlink(), ["train-00000.npy: missing"]),
         (lambda root: (root / "more.txt").write_text("x"), ["more.txt: not in the index"]),
         (
             lambda root: (root / "test-00000.tar").open("ab").write(bytes(512)),
-            ["test-00000.tar: 20992 bytes, the index says 20480"],
+            ["test-00000.tar: 20992 bytes, 20480 in the index"],
         ),
     ],
 )
-def test_verify_names_the_file(damage: Callable[[Path], None], found: list[str], tmp_path: Path) -> None:
+def test_verify_names_the_file(damage: Callable[[Path], None], problems: list[str], tmp_path: Path) -> None:
     root = tmp_path / "out"
     pack(config(datafiles.idx_folder(tmp_path / "mnist", train=16, test=6), "idx"), root)
     damage(root)
-    assert verify(root) == found
+    assert verify(root) == problems
 
 
 def test_a_shard_changed_after_indexing(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_shard_changed_after_indexing(tmp_path: Path) -> None:
     assert verify(tmp_path) == []
     before = path.stat().st_size
     datafiles.tar(path, datafiles.samples(16, start=50))
-    assert verify(tmp_path) == [f"0.tar: {path.stat().st_size} bytes, the index says {before}"]
+    assert verify(tmp_path) == [f"0.tar: {path.stat().st_size} bytes, {before} in the index"]
     with pytest.raises(UserError, match=r"stale index: 0.tar has \d+ bytes"):
         load_index(tmp_path)
 
@@ -155,10 +156,10 @@ def test_a_shard_changed_after_indexing(tmp_path: Path) -> None:
 def test_a_png_of_3600_million_pixels(tmp_path: Path) -> None:
     source = datafiles.class_folders(tmp_path / "images", 2)
     (source / "ant" / "bomb.png").write_bytes(datafiles.png_header(60_000, 60_000))
-    with pytest.raises(UserError, match=r"ant/bomb.png: no image to pack: .*pixels"):
+    with pytest.raises(UserError, match=r"ant/bomb.png: the image cannot be packed: .*pixels"):
         pack(config(source, "folder"), tmp_path / "out")
     (source / "ant" / "bomb.png").write_bytes(datafiles.png_header(9_000, 9_000))
-    with pytest.raises(UserError, match=r"bomb.png: no image to pack: 9000 x 9000 pixels, more than"):
+    with pytest.raises(UserError, match=r"bomb.png: the image cannot be packed: 9000 x 9000 pixels, more than"):
         pack(config(source, "folder"), tmp_path / "out")
 
 
@@ -169,19 +170,25 @@ def test_a_damaged_image_is_never_packed(kind: str, tmp_path: Path) -> None:
     whole = datafiles.image(3, kind, (160, 120))
     middle = len(whole) // 2
     damages = [whole[:middle], whole[:-12], whole[:-2], b"", b"#!/bin/sh\nreboot\n"]
-    if kind != "WEBP":  # whose lossy scan has neither checksum nor forbidden codes
+    if kind != "WEBP":  # its lossy scan has neither checksums nor invalid codes
         damages.append(whole[:middle] + b"\xff" * 60 + whole[middle + 60 :])
     for damaged in damages:
         bad.write_bytes(damaged)
-        with pytest.raises(UserError, match=rf"cat/bad.{kind.lower()}: no image to pack"):
+        with pytest.raises(UserError, match=rf"cat/bad.{kind.lower()}: the image cannot be packed"):
             pack(config(source, "folder"), tmp_path / "out")
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty class": (lambda root: (root / "dog").mkdir(), r"dog: a class folder without images"),
-    "foreign file": (lambda root: (root / "ant/notes.txt").write_text("x"), r"ant/notes.txt: no image file in a class folder"),
-    "folder in a class": (lambda root: (root / "ant/more").mkdir(), r"ant/more: no image file in a class folder"),
-    "split beside classes": (lambda root: (root / "train").mkdir(), r"splits and class folders side by side, such as 'ant'"),
+    "foreign file": (
+        lambda root: (root / "ant/notes.txt").write_text("x"),
+        r"ant/notes.txt: a class folder may hold image files only",
+    ),
+    "folder in a class": (lambda root: (root / "ant/more").mkdir(), r"ant/more: a class folder may hold image files only"),
+    "split beside classes": (
+        lambda root: (root / "train").mkdir(),
+        r"the folder holds both splits and class folders, such as 'ant'",
+    ),
 }
 
 
@@ -198,7 +205,7 @@ def test_folders(case: str, tmp_path: Path) -> None:
 def test_a_class_that_train_does_not_have(tmp_path: Path) -> None:
     datafiles.class_folders(tmp_path / "in/train", 2)
     datafiles.class_folders(tmp_path / "in/val", 1, ("ant", "wolf"))
-    with pytest.raises(UserError, match=r"in/val: class 'wolf' is not among those of the train split"):
+    with pytest.raises(UserError, match=r"in/val: class 'wolf' is not a class of the train split"):
         pack(config(tmp_path / "in", "folder"), tmp_path / "out")
 
 
@@ -208,7 +215,7 @@ def test_idx_files(tmp_path: Path) -> None:
     whole = images.read_bytes()
     cases: list[tuple[Path, bytes, str]] = [
         (images, b"\x00\x00\x09\x03" + whole[4:], "magic number 00000903 at byte 0"),
-        (images, whole[:-1], "2559 bytes of data, the header says 40 x 8 x 8"),
+        (images, whole[:-1], "2559 bytes of data, 40 x 8 x 8 in the header"),
         (images, whole + b"x", "2561 bytes of data"),
         (images, b"", "magic number  at byte 0"),
         (labels, labels.read_bytes()[:4] + b"\x00\x00\x00\x27" + labels.read_bytes()[8:-1], "39 labels for 40 images"),
@@ -228,9 +235,15 @@ def test_idx_files(tmp_path: Path) -> None:
 def test_cifar_archives(tmp_path: Path) -> None:
     good = {"train.bin": datafiles.cifar_records(4, 2), "test.bin": datafiles.cifar_records(2, 2)}
     cases = [
-        ({**good, "train.bin": good["train.bin"][:-5]}, r"train.bin has 12291 bytes; at byte 9222 a record of 3074 is cut"),
-        ({"train.bin": good["train.bin"]}, "are not all here: found"),
-        ({"data_batch_1.bin": good["train.bin"], "test_batch.bin": good["test.bin"]}, r"a record of 3073 is cut"),
+        (
+            {**good, "train.bin": good["train.bin"][:-5]},
+            r"train.bin has 12291 bytes: the record of 3074 bytes at byte 9222 is truncated",
+        ),
+        ({"train.bin": good["train.bin"]}, "files of CIFAR-10 or CIFAR-100 are missing; found"),
+        (
+            {"data_batch_1.bin": good["train.bin"], "test_batch.bin": good["test.bin"]},
+            r"the record of 3073 bytes at byte \d+ is truncated",
+        ),
     ]
     for number, (files, message) in enumerate(cases):
         archive = datafiles.cifar_archive(tmp_path / f"cifar-{number}.tar.gz", files)
@@ -238,7 +251,7 @@ def test_cifar_archives(tmp_path: Path) -> None:
             pack(config(archive, "cifar"), tmp_path / "out")
         assert caught.value.file == str(archive)
     archive.write_bytes(archive.read_bytes()[:-4])  # in the checksum of the whole
-    with pytest.raises(UserError, match="no readable archive"):
+    with pytest.raises(UserError, match="not a readable archive"):
         pack(config(archive.rename(tmp_path / "cut.tar.gz"), "cifar"), tmp_path / "out")
 
 
@@ -248,20 +261,20 @@ def test_parquet_files(tmp_path: Path) -> None:
         pack(config(tmp_path / "a", "parquet"), tmp_path / "out")
     (tmp_path / "b").mkdir()
     tables = {
-        r"column 'label' is no class number": pa.table({"image": [{"bytes": JPEG, "path": ""}], "label": ["cat"]}),
+        r"column 'label' does not hold class numbers": pa.table({"image": [{"bytes": JPEG, "path": ""}], "label": ["cat"]}),
         r"column 'image' is string, not an image": pa.table({"image": ["x"], "label": [1]}),
         r"row 0 has no image bytes": pa.table({"image": [{"bytes": None, "path": "x.jpg"}], "label": [1]}).cast(
             pa.schema({"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "label": pa.int64()})
         ),
-        r"row 0 has no class: None": pa.table(
+        r"row 0 has no valid class: None": pa.table(
             {"image": [{"bytes": JPEG, "path": ""}], "label": pa.array([None], type=pa.int64())}
         ),
-        r"row 0 has no class: -1": pa.table({"image": [{"bytes": JPEG, "path": ""}], "label": [-1]}),
+        r"row 0 has no valid class: -1": pa.table({"image": [{"bytes": JPEG, "path": ""}], "label": [-1]}),
     }
     for message, table in tables.items():
         pq.write_table(table, tmp_path / "b/train-0.parquet")
         with pytest.raises(UserError, match=rf"train-0.parquet: {message}"):
             pack(config(tmp_path / "b", "parquet"), tmp_path / "out")
     (tmp_path / "b/train-0.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(UserError, match="no readable parquet file"):
+    with pytest.raises(UserError, match="not a readable parquet file"):
         pack(config(tmp_path / "b", "parquet"), tmp_path / "out")

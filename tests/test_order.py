@@ -1,4 +1,4 @@
-"""The order's contract, as properties: every claim of its docstring."""
+"""The contract of the order, as properties: every statement of its docstring."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_each_sample_once_an_epoch(order: Order, share: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(order=orders(), share=st.integers(1, 4), step=st.integers(0, 200))
-def test_the_global_batch_is_one_set_for_any_number_of_workers(order: Order, share: int, step: int) -> None:
+def test_the_global_batch_does_not_depend_on_the_workers(order: Order, share: int, step: int) -> None:
     batch_size = share * order.lanes
     whole = order.batch(step, batch_size)
     for workers in (w for w in (1, 2, 3, 4, 8) if order.lanes % w == 0):
@@ -49,7 +49,7 @@ def test_the_global_batch_is_one_set_for_any_number_of_workers(order: Order, sha
 
 @settings(max_examples=50, deadline=None)
 @given(order=orders(), share=st.integers(1, 3), start=st.integers(0, 60))
-def test_a_step_number_is_all_a_resume_needs(order: Order, share: int, start: int) -> None:
+def test_a_resume_needs_the_step_number_alone(order: Order, share: int, start: int) -> None:
     unbroken, _ = stream(order, start + 5, share)
     fresh = Order(seed=order.seed, n=order.n, lanes=order.lanes, window=order.window, shard_sizes=order.shard_sizes)
     resumed, _ = stream(fresh, 5, share, start)
@@ -63,15 +63,15 @@ def test_epochs_and_seeds_differ() -> None:
     assert not np.array_equal(first, second)
 
 
-def test_shards_are_read_by_one_lane_each_where_they_line_up() -> None:
+def test_aligned_shards_are_read_by_one_lane_each() -> None:
     order = Order(seed=0, n=1024, lanes=4, window=32, shard_sizes=(128,) * 8)
     for lane in range(4):
-        seen = np.concatenate([order.batch(step, 4 * 32, worker=lane, workers=4).samples for step in range(8)])
-        assert set(seen // 128) == {2 * lane, 2 * lane + 1}
+        samples = np.concatenate([order.batch(step, 4 * 32, worker=lane, workers=4).samples for step in range(8)])
+        assert set(samples // 128) == {2 * lane, 2 * lane + 1}
 
 
 def test_three_hundred_million_samples() -> None:
-    """A seek into the middle of epoch 5 of JFT's size is quick, and takes memory for a window of each lane, not for n."""
+    """A seek into epoch 5 of a dataset of JFT's size is fast. Its memory grows with the windows of the lanes, not with n."""
     order = Order(seed=0, n=303_000_000, lanes=64, window=8192, shard_sizes=(2_048,) * 147_950)
     step = int(4.5 * 303_000_000 / 4096)
     tracemalloc.start()
@@ -95,7 +95,7 @@ def test_uneven_splits_are_refused() -> None:
 
 
 def test_the_hash_is_pinned() -> None:
-    """Results stay comparable over versions only while these numbers stay."""
+    """Results of different versions are comparable only if these numbers do not change."""
     assert hash_uint64(1, 2, np.arange(2)).tolist() == [16613338946343043936, 937349279089814987]
     assert permutation(8, 0).tolist() == [5, 7, 1, 4, 2, 0, 6, 3]
     assert len(np.unique(hash_uint64(7, np.arange(100_000)))) == 100_000

@@ -1,4 +1,4 @@
-"""Packing: every format gives its own images and labels; the bytes depend on nothing but the source; a kill costs little."""
+"""Packing: every format gives its images and labels; the bytes depend on the source alone; a killed packing is resumed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from scipy.io import savemat
 
 from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import Format, LabelSets, PackConfig
+from vitmodel.data.external_tars import index_tars
 from vitmodel.data.index import load_index
-from vitmodel.data.opening import detect_format
+from vitmodel.data.open_source import detect_format
+from vitmodel.data.shard_writer import load_members
 from vitmodel.data.shards import pack
-from vitmodel.data.tarscan import samples_of
-from vitmodel.data.verify import index_tars, verify
-from vitmodel.data.writing import load_members
+from vitmodel.data.tar_index import samples_of
+from vitmodel.data.verify import verify
 
 HOLD_OUT = {"val": 0.2, "test": 0.1}
 
@@ -43,12 +44,12 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def packed_images(root: Path, split: str) -> list[tuple[bytes, int]]:
     """(encoded image, label) of every sample, in packed order."""
-    found = []
+    samples = []
     for shard in load_index(root).splits[split].shards:
         data = (root / shard.name).read_bytes()
         for offset, length, label in load_members(root / shard.members).tolist():
-            found.append((data[offset : offset + length], label))
-    return found
+            samples.append((data[offset : offset + length], label))
+    return samples
 
 
 def test_folder_with_splits_keeps_every_byte(tmp_path: Path) -> None:
@@ -59,16 +60,16 @@ def test_folder_with_splits_keeps_every_byte(tmp_path: Path) -> None:
     index = pack(config(source, "folder", hold_out=HOLD_OUT, licence="CC BY 4.0"), tmp_path / "out")
     assert {split: part.histogram for split, part in index.splits.items()} == {"train": (5, 5, 5), "val": (2, 2, 2)}
     assert (index.class_names, index.licence, index.image_size) == (("ant", "bee", "cat"), "CC BY 4.0", None)
-    wanted = {
+    expected = {
         ((source / "train" / name / f"{n:03d}.jpg").read_bytes(), c)
         for c, name in enumerate(index.class_names)
         for n in range(5)
     }
-    assert set(packed_images(tmp_path / "out", "train")) == wanted
+    assert set(packed_images(tmp_path / "out", "train")) == expected
     assert verify(tmp_path / "out") == []
 
 
-def test_a_sample_keeps_its_split_when_others_come(tmp_path: Path) -> None:
+def test_a_sample_keeps_its_split_when_others_are_added(tmp_path: Path) -> None:
     source = datafiles.class_folders(tmp_path / "images", 60)
     first = pack(config(source, "folder", hold_out=HOLD_OUT), tmp_path / "one")
     before = {split: set(packed_images(tmp_path / "one", split)) for split in first.splits}
@@ -101,9 +102,9 @@ def test_cifar_100(tmp_path: Path, labels: str, classes: int) -> None:
     index = pack(config(tmp_path, "cifar", keys={"labels": labels}), tmp_path / "out")
     assert (index.classes, len(index.class_names), index.splits["train"].samples) == (classes, classes, 12)
     records = np.frombuffer(files["test.bin"], dtype=np.uint8).reshape(8, -1)
-    wanted = {(r[2:].reshape(3, 32, 32).transpose(1, 2, 0).tobytes(), int(r[int(labels == "fine")])) for r in records}
-    found = packed_images(tmp_path / "out", "test")
-    assert {(np.asarray(Image.open(io.BytesIO(data))).tobytes(), label) for data, label in found} == wanted
+    expected = {(r[2:].reshape(3, 32, 32).transpose(1, 2, 0).tobytes(), int(r[int(labels == "fine")])) for r in records}
+    samples = packed_images(tmp_path / "out", "test")
+    assert {(np.asarray(Image.open(io.BytesIO(data))).tobytes(), label) for data, label in samples} == expected
 
 
 def test_cifar_10_batches(tmp_path: Path) -> None:
@@ -125,12 +126,12 @@ def test_parquet(tmp_path: Path) -> None:
         13,
         3,
     )
-    wanted = {(datafiles.image(start + n), n % 3) for start, count in ((0, 7), (50, 6)) for n in range(count)}
-    assert set(packed_images(tmp_path / "out", "train")) == wanted
+    expected = {(datafiles.image(start + n), n % 3) for start, count in ((0, 7), (50, 6)) for n in range(count)}
+    assert set(packed_images(tmp_path / "out", "train")) == expected
     assert verify(tmp_path / "out") == []
 
 
-def test_lists_as_oxford_pets_has_them(tmp_path: Path) -> None:
+def test_lists_of_oxford_pets(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "annotations").mkdir()
     lines = [f"Breed_{n} {n % 3 + 1} 1 {n}" for n in range(9)]
@@ -158,7 +159,7 @@ def test_flowers(tmp_path: Path) -> None:
     assert {split: part.histogram for split, part in index.splits.items()} == {"train": (2, 2, 1), "test": (1, 1, 2)}
 
 
-def test_tars_of_others_packed_anew(tmp_path: Path) -> None:
+def test_external_tars_are_packed_again(tmp_path: Path) -> None:
     datafiles.tar(tmp_path / "theirs/train-0.tar", [*datafiles.samples(6), ("./s0005.txt", b"a caption")])
     datafiles.tar(tmp_path / "theirs/test-0.tar", datafiles.samples(4, start=6))
     with pytest.raises(UserError, match=r"train-0.tar: member './s0005.txt' at byte \d+: extension 'txt'"):
@@ -168,7 +169,7 @@ def test_tars_of_others_packed_anew(tmp_path: Path) -> None:
     assert set(packed_images(tmp_path / "out", "train")) == {(datafiles.image(n), n % 3) for n in range(6)}
 
 
-def test_tars_of_others_indexed_where_they_are(tmp_path: Path) -> None:
+def test_external_tars_are_indexed_in_place(tmp_path: Path) -> None:
     for number in range(5):
         datafiles.tar(tmp_path / f"train/{number}.tar", datafiles.samples(4 + number, start=10 * number))
     datafiles.tar(tmp_path / "test/0.tar", datafiles.samples(3, start=90))
@@ -189,8 +190,8 @@ def test_tars_of_others_indexed_where_they_are(tmp_path: Path) -> None:
     assert [shard.name for shard in other.splits["train"].shards] != order
 
 
-def test_label_sets_travel(tmp_path: Path) -> None:
-    """ImageNet ReaL: a JSON list of label lists, in the order of the images' names; packed, packed anew, and verified."""
+def test_label_sets_are_packed_and_verified(tmp_path: Path) -> None:
+    """ImageNet ReaL: a JSON list of label lists in the order of the images' names; packed, packed again, and verified."""
     datafiles.class_folders(tmp_path / "in/train", 3)
     datafiles.class_folders(tmp_path / "in/val", 1)
     for place, name in enumerate(("ant", "bee", "cat")):  # names that sort across the classes
@@ -211,7 +212,7 @@ def test_label_sets_travel(tmp_path: Path) -> None:
         pack(config(tmp_path / "in", "folder", label_sets=sets), tmp_path / "new")
 
 
-def test_development_split_comes_from_train(tmp_path: Path) -> None:
+def test_the_development_split_is_cut_from_train(tmp_path: Path) -> None:
     source = datafiles.idx_folder(tmp_path / "mnist", train=80)
     index = pack(config(source, "idx", dev=0.1), tmp_path / "out")
     assert {split: part.histogram for split, part in index.splits.items()} == {"train": (18,) * 4, "val": (2,) * 4}
@@ -221,23 +222,22 @@ def test_development_split_comes_from_train(tmp_path: Path) -> None:
     assert both == set(packed_images(tmp_path / "whole", "train"))
 
 
-def test_resize_makes_only_larger_images_smaller(tmp_path: Path) -> None:
+def test_resize_changes_larger_images_only(tmp_path: Path) -> None:
     source = datafiles.class_folders(tmp_path / "images", 2)
     large = datafiles.image(7, size=(96, 64))
     (source / "ant" / "large.jpg").write_bytes(large)
     pack(config(source, "folder", resize=20), tmp_path / "out")
-    found = packed_images(tmp_path / "out", "train")
-    assert sorted(Image.open(io.BytesIO(data)).size for data, _ in found) == [(24, 16)] * 6 + [(30, 20)]
-    kept = {data for data, _ in found}
-    assert (source / "bee" / "000.jpg").read_bytes() in kept
-    assert large not in kept
+    encoded = {data for data, _ in packed_images(tmp_path / "out", "train")}
+    assert sorted(Image.open(io.BytesIO(data)).size for data in encoded) == [(24, 16)] * 6 + [(30, 20)]
+    assert (source / "bee" / "000.jpg").read_bytes() in encoded
+    assert large not in encoded
 
 
 def test_bad_images_are_named_or_counted(tmp_path: Path) -> None:
     source = datafiles.class_folders(tmp_path / "images", 10)
     bad = source / "bee" / "003.jpg"
     bad.write_bytes(bad.read_bytes()[:-60])
-    with pytest.raises(UserError, match=r"bee/003.jpg: no image to pack: .*Premature end"):
+    with pytest.raises(UserError, match=r"bee/003.jpg: the image cannot be packed: .*Premature end"):
         pack(config(source, "folder"), tmp_path / "out")
     with pytest.raises(UserError, match=r"1 of 30 images are unreadable.*allowed: 1.00%"):
         pack(config(source, "folder", skip_bad=0.01), tmp_path / "out")
@@ -247,13 +247,13 @@ def test_bad_images_are_named_or_counted(tmp_path: Path) -> None:
     assert verify(tmp_path / "out") == []
 
 
-def test_nothing_of_an_earlier_attempt_stays(tmp_path: Path) -> None:
-    """What another configuration has left is thrown away, every file of it."""
+def test_no_file_of_an_earlier_attempt_is_left(tmp_path: Path) -> None:
+    """All files that an attempt with another configuration has left are removed."""
     source = datafiles.class_folders(tmp_path / "images", 10)
     bad = source / "cat" / "009.jpg"
     whole = bad.read_bytes()
     bad.write_bytes(b"#!/bin/sh")
-    with pytest.raises(UserError, match=r"cat/009.jpg: no image to pack: no JPEG, PNG, WEBP image"):
+    with pytest.raises(UserError, match=r"cat/009.jpg: the image cannot be packed: not a JPEG, PNG, WEBP image"):
         pack(config(source, "folder", hold_out={"val": 0.3, "test": 0.3}), tmp_path / "out")
     assert list((tmp_path / ".out.partial").glob("*.npy"))
     bad.write_bytes(whole)
@@ -270,21 +270,21 @@ def test_sizes_are_nested_and_balanced(tmp_path: Path) -> None:
         assert counts.max() - counts.min() <= 1
 
 
-def test_progress_counts_the_images_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_written_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitmodel.data.shards.SHARD_SAMPLES", 20)
-    seen: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     source = datafiles.idx_folder(tmp_path / "mnist", train=60)
-    index = pack(config(source, "idx"), tmp_path / "out", processes=1, report=lambda *counts: seen.append(counts))
-    written = [done for done, _ in seen]
+    index = pack(config(source, "idx"), tmp_path / "out", processes=1, report=lambda *counts: reports.append(counts))
+    written = [done for done, _ in reports]
     assert written == sorted(set(written))
-    assert seen[-1] == (70, 70)
-    assert len(seen) >= len(index.splits["train"].shards)
+    assert reports[-1] == (70, 70)
+    assert len(reports) >= len(index.splits["train"].shards)
 
 
 KILL = """
 import sys, time
 from pathlib import Path
-import vitmodel.data.writing as writing
+import vitmodel.data.shard_writer as writing
 from vitmodel.data import shards
 slow = writing._write
 def write(job, root):
@@ -297,8 +297,8 @@ shards.pack(PackConfig(path=sys.argv[1], files=IdxFormat(format="idx")), Path(sy
 """
 
 
-def test_kill_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kill -9 in the middle: no dataset appears; the next call keeps the finished shards and gives the same bytes."""
+def test_a_killed_packing_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kill -9: no dataset appears; the next call uses the finished shards and writes the same bytes."""
     source = datafiles.idx_folder(tmp_path / "mnist", train=400)
     monkeypatch.setattr("vitmodel.data.shards.SHARD_SAMPLES", 20)
     pack(config(source, "idx"), tmp_path / "whole")
@@ -312,10 +312,10 @@ def test_kill_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert not root.exists()
     finished = {path.stem: os.stat(done.parent / f"{path.stem}.tar").st_ino for path in done.glob("*.json")}
     assert 5 <= len(finished) < 20
-    (done.parent / f"{min(finished)}.tar").write_bytes(b"damaged since")  # not trusted: written again
+    (done.parent / f"{min(finished)}.tar").write_bytes(b"damaged")  # must be written again
     pack(config(source, "idx"), root, processes=1)
-    kept = {stem for stem, inode in finished.items() if os.stat(root / f"{stem}.tar").st_ino == inode}
-    assert kept == set(finished) - {min(finished)}
+    reused = {stem for stem, inode in finished.items() if os.stat(root / f"{stem}.tar").st_ino == inode}
+    assert reused == set(finished) - {min(finished)}
     shards = {name: data for name, data in contents(root).items() if name != "index.json"}
     assert shards == {name: data for name, data in contents(tmp_path / "whole").items() if name != "index.json"}
     assert load_index(root).identity == load_index(tmp_path / "whole").identity
@@ -327,14 +327,14 @@ def test_ray_and_processes_give_the_same_bytes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("vitmodel.data.shards.SHARD_SAMPLES", 32)
     for name, processes in (("one", 1), ("two", 2)):
         pack(config(source, "idx"), tmp_path / name / "set", processes=processes)
-    program = (  # Ray reads its token once a process: another test's Ray may have been first in this one
+    program = (  # in a new process: Ray reads its token once, and another test may have started Ray in this one
         "import sys; from pathlib import Path; import vitmodel.data.shards as shards; shards.SHARD_SAMPLES = 32; "
         "from orchestrator.execution.packing import ray_tasks; from test_packing import config, pack; "
         "pack(config(Path(sys.argv[1]), 'idx'), Path(sys.argv[2]), run_jobs=ray_tasks)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     subprocess.run([sys.executable, "-c", program, str(source), str(tmp_path / "ray/set")], check=True, env=environment)
-    found = {name: contents(tmp_path / name / "set") for name in ("one", "two", "ray")}
-    assert found["one"] == found["two"] == found["ray"]
-    with pytest.raises(UserError, match="another dataset lies here"):
+    one, two, ray = (contents(tmp_path / name / "set") for name in ("one", "two", "ray"))
+    assert one == two == ray
+    with pytest.raises(UserError, match="the folder holds another dataset"):
         pack(config(source, "idx", seed=1), tmp_path / "one" / "set")

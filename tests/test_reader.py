@@ -1,4 +1,4 @@
-"""What reading promises: one result for any cache, threads and workers; strict decoding; a policy for what is bad."""
+"""Reading: one result for any cache, threads and workers; strict decoding; the policy for bad samples."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from vitmodel.config.base import UserError
-from vitmodel.data.badsamples import BAD_FILE, BadSamples, append
-from vitmodel.data.crops import ATTEMPTS, Crops, box_of
+from vitmodel.data.bad_samples import BAD_FILE, BadSample, BadSamples, append
+from vitmodel.data.crops import ATTEMPTS, Crops, crop_box
 from vitmodel.data.decode import SMALL_PIXELS, DecodeError, Header, decode, decode_box, read_header
 from vitmodel.data.descriptions import FolderFormat, PackConfig
 from vitmodel.data.order import Batch
-from vitmodel.data.reader import Dataset, Loaded, Reading
+from vitmodel.data.reader import Dataset, LoadedBatch, ReadOptions
 from vitmodel.data.shards import pack
 from vitmodel.training.evaluate import features, mean_scores
-from vitmodel.training.skipped import counting
+from vitmodel.training.skipped_samples import reporting_skipped
 
 COUNT = 64
 
@@ -43,7 +43,7 @@ def encoded(pixels: np.ndarray, kind: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real photographs of several sizes, and kinds, packed."""
+    """Real photographs of several sizes and formats, packed."""
     folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for number in range(COUNT):
         source = load_sample_images().images[number % 2]
@@ -62,7 +62,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(root: Path, target: Path, samples: list[int]) -> Path:
-    """A copy of a dataset in which the images of these training samples are zeros. Sizes stay as they were."""
+    """A copy of a dataset in which the images of these training samples are zeros. The sizes are unchanged."""
     target.mkdir()
     for path in root.iterdir():
         (target / path.name).write_bytes(path.read_bytes())
@@ -81,14 +81,14 @@ def steps(dataset: Dataset, workers: int = 1, lanes: int = 8, count: int = 12) -
     parts = [
         list(dataset.batches(order.batch(step, 16, worker, workers) for step in range(count))) for worker in range(workers)
     ]
-    found = []
+    batches = []
     for group in zip(*parts, strict=True):
         assert len({len(part.labels) for part in group}) == 1
         samples, epochs = (np.concatenate([getattr(part.batch, name) for part in group]) for name in ("samples", "epochs"))
-        place = np.lexsort((epochs, samples))
+        order_ = np.lexsort((epochs, samples))
         images, labels = np.concatenate([part.images for part in group]), np.concatenate([part.labels for part in group])
-        found.append((samples[place], epochs[place], labels[place], images[place]))
-    return found
+        batches.append((samples[order_], epochs[order_], labels[order_], images[order_]))
+    return batches
 
 
 def equal(one: list[tuple[np.ndarray, ...]], other: list[tuple[np.ndarray, ...]]) -> bool:
@@ -96,20 +96,24 @@ def equal(one: list[tuple[np.ndarray, ...]], other: list[tuple[np.ndarray, ...]]
 
 
 @pytest.mark.parametrize("crops", [None, Crops(seed=3, flip=True)])
-def test_one_result_for_any_cache_threads_and_workers(photos: Path, crops: Crops | None) -> None:
+def test_batches_do_not_depend_on_cache_threads_or_workers(photos: Path, crops: Crops | None) -> None:
     usual = steps(Dataset(photos, "train", 32, crops=crops))
-    for reading, workers in ((Reading(cache="off", threads=1), 1), (Reading(cache="off", threads=3), 2), (Reading(), 8)):
+    for reading, workers in (
+        (ReadOptions(cache="off", threads=1), 1),
+        (ReadOptions(cache="off", threads=3), 2),
+        (ReadOptions(), 8),
+    ):
         assert equal(steps(Dataset(photos, "train", 32, reading=reading, crops=crops), workers), usual)
 
 
 @pytest.mark.parametrize(("threads", "workers"), [(2, 1), (1, 2), (3, 4)])
-def test_the_first_n_are_n_for_any_threads_and_workers(photos: Path, threads: int, workers: int) -> None:
-    dataset = Dataset(photos, "train", 16, size=32, reading=Reading(cache="off", threads=threads))
-    seen = np.concatenate([samples for samples, *_ in steps(dataset, workers, count=2)])
-    assert sorted(seen.tolist()) == list(range(32))
+def test_the_first_epoch_has_every_sample_once_for_any_threads_and_workers(photos: Path, threads: int, workers: int) -> None:
+    dataset = Dataset(photos, "train", 16, size=32, reading=ReadOptions(cache="off", threads=threads))
+    samples = np.concatenate([batch[0] for batch in steps(dataset, workers, count=2)])
+    assert sorted(samples.tolist()) == list(range(32))
 
 
-def test_crops_belong_to_seed_epoch_and_sample(photos: Path) -> None:
+def test_crops_depend_on_seed_epoch_and_sample_alone(photos: Path) -> None:
     dataset = Dataset(photos, "train", 32, crops=Crops(seed=0, flip=True))
     first, again = Batch(np.arange(8), np.zeros(8, dtype=int)), Batch(np.arange(8)[::-1].copy(), np.zeros(8, dtype=int))
     images = dataset.load(first).images
@@ -119,26 +123,26 @@ def test_crops_belong_to_seed_epoch_and_sample(photos: Path) -> None:
     assert not np.array_equal(other.load(first).images, images)
 
 
-def test_boxes_lie_inside_and_have_the_papers_areas() -> None:
+def test_boxes_are_inside_the_image_and_have_the_papers_areas() -> None:
     numbers = np.random.default_rng(0).random((2000, ATTEMPTS, 4))
     for width, height in ((500, 375), (30, 900), (1, 1)):
-        boxes = np.array([box_of(row, Header("JPEG", width, height)) for row in numbers])
+        boxes = np.array([crop_box(row, Header("JPEG", width, height)) for row in numbers])
         assert boxes.min() >= 0
         assert (boxes[:, 2:].min(), (boxes[:, 0] + boxes[:, 2]).max(), (boxes[:, 1] + boxes[:, 3]).max()) >= (1, 1, 1)
         assert (boxes[:, 0] + boxes[:, 2]).max() <= width
         assert (boxes[:, 1] + boxes[:, 3]).max() <= height
-    areas = np.array([w * h for _, _, w, h in (box_of(row, Header("JPEG", 500, 500)) for row in numbers)]) / 250_000
+    areas = np.array([w * h for _, _, w, h in (crop_box(row, Header("JPEG", 500, 500)) for row in numbers)]) / 250_000
     assert 0.04 < areas.min() < 0.1
     assert 0.45 < areas.mean() < 0.53  # less than the middle of 5% and 100%: large boxes fit less often
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_file_that_is_damaged_or_cut_is_never_decoded(kind: str) -> None:
+def test_a_damaged_or_truncated_file_is_never_decoded(kind: str) -> None:
     data = encoded(load_sample_images().images[0][:300, :300], kind)
     decode(data, read_header(data))
     half = len(data) // 2
-    hurt = [data[:half], data[:30], b"", data[:half] + bytes(200) + data[half + 200 :]]
-    for number, bad in enumerate(hurt):
+    damaged_files = [data[:half], data[:30], b"", data[:half] + bytes(200) + data[half + 200 :]]
+    for number, bad in enumerate(damaged_files):
         if kind == "WEBP" and number == 3:
             continue  # WebP has no checksums: a changed byte is another image
         with pytest.raises(DecodeError):
@@ -157,7 +161,7 @@ def png(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("side", [SMALL_PIXELS, SMALL_PIXELS + 1])  # each is another decoder's
+@pytest.mark.parametrize("side", [SMALL_PIXELS, SMALL_PIXELS + 1])  # two decoders
 def test_png_of_any_size_is_decoded_alike_and_strictly(side: int, channels: int) -> None:
     random = np.random.default_rng(side)
     for filter_ in range(5):  # of the rows
@@ -173,12 +177,12 @@ def test_png_of_any_size_is_decoded_alike_and_strictly(side: int, channels: int)
     assert np.array_equal(
         decode(interlaced, read_header(interlaced)), np.asarray(Image.open(io.BytesIO(interlaced)).convert("RGB"))
     )
-    for bad in (raw[: len(raw) // 2], b"\x09" + raw[1:], b""):  # rows missing, no such filter, nothing: in a whole file
+    for bad in (raw[: len(raw) // 2], b"\x09" + raw[1:], b""):  # missing rows, an invalid filter, no rows: in a complete file
         with pytest.raises(DecodeError):
             decode(data := png(bad, side, channels), read_header(data))
 
 
-def test_limits_are_seen_in_the_header() -> None:
+def test_limits_are_checked_in_the_header() -> None:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     with pytest.raises(DecodeError, match="60000 x 60000 pixels"):
@@ -188,65 +192,65 @@ def test_limits_are_seen_in_the_header() -> None:
 def test_scaled_decoding_shows_the_same_part() -> None:
     photo = load_sample_images().images[0][:384, :512]
     data = encoded(photo, "JPEG")
-    small = decode_box(data, read_header(data), (128, 64, 256, 256), 32)  # comes at a quarter
+    small = decode_box(data, read_header(data), (128, 64, 256, 256), 32)  # decoded at a quarter
     whole = np.asarray(Image.fromarray(photo[64:320, 128:384]).resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(small.astype(int) - whole).mean() < 4
 
 
-def test_a_bad_sample_fails_the_run_by_name(photos: Path, tmp_path: Path) -> None:
+def test_a_bad_sample_fails_the_run_and_is_named(photos: Path, tmp_path: Path) -> None:
     root = damaged(photos, tmp_path / "bad", [5])
     with pytest.raises(UserError, match=r"train-00000.tar: sample 5 at byte \d+ \(member train-\d+\.(jpg|png|webp)\)"):
         Dataset(root, "train", 32)
 
 
-def test_skipped_samples_are_replaced_the_same_way_everywhere(photos: Path, tmp_path: Path) -> None:
+def test_replacements_do_not_depend_on_cache_threads_or_workers(photos: Path, tmp_path: Path) -> None:
     root = damaged(photos, tmp_path / "bad", [5, 6])
     policy = {"skip_up_to": 0.05}
-    usual = Dataset(root, "train", 32, reading=Reading(**policy))
+    usual = Dataset(root, "train", 32, reading=ReadOptions(**policy))
     expected = steps(usual)
     assert len(usual.bad) == 2
     assert not {5, 6} & set(np.concatenate([samples for samples, *_ in expected]))
-    for reading, workers in ((Reading(cache="off", **policy), 1), (Reading(cache="off", threads=2, **policy), 4)):
+    for reading, workers in ((ReadOptions(cache="off", **policy), 1), (ReadOptions(cache="off", threads=2, **policy), 4)):
         assert equal(steps(Dataset(root, "train", 32, reading=reading), workers), expected)
     good = Dataset(photos, "train", 32).read(np.array([7]))
     assert np.array_equal(usual.read(np.array([5, 6])), np.concatenate([good, good]))
 
 
 @pytest.mark.parametrize("cache", ["auto", "off"])
-def test_a_probe_takes_the_label_of_the_image_it_sees(photos: Path, tmp_path: Path, cache: Literal["auto", "off"]) -> None:
+def test_a_probe_takes_the_label_of_the_replacement(photos: Path, tmp_path: Path, cache: Literal["auto", "off"]) -> None:
     classes = Dataset(photos, "train", 16).labels
-    bad = int(np.flatnonzero(np.diff(classes))[0])  # the next sample, which stands in, is of another class
+    bad = int(np.flatnonzero(np.diff(classes))[0])  # the next sample, its replacement, has another class
     root = damaged(photos, tmp_path / "bad", [bad])
-    dataset = Dataset(root, "train", 16, reading=Reading(cache=cache, skip_up_to=0.1))
+    dataset = Dataset(root, "train", 16, reading=ReadOptions(cache=cache, skip_up_to=0.1))
     images, labels = features(lambda images: images.flatten(1), dataset, np.arange(bad + 2), batch_size=4)
     assert torch.equal(images[bad], images[bad + 1])
     assert labels.tolist() == [*classes[:bad], classes[bad + 1], classes[bad + 1]]
 
 
-def test_more_bad_samples_than_the_cap(photos: Path, tmp_path: Path) -> None:
+def test_more_bad_samples_than_the_limit(photos: Path, tmp_path: Path) -> None:
     root = damaged(photos, tmp_path / "bad", [5, 6, 9])
     with pytest.raises(UserError, match=r"3 of \d+ samples are bad, 2 may be skipped"):
-        Dataset(root, "train", 32, reading=Reading(cache="off", skip_up_to=0.05)).read(np.arange(16))
+        Dataset(root, "train", 32, reading=ReadOptions(cache="off", skip_up_to=0.05)).read(np.arange(16))
 
 
-def test_skipped_samples_are_named_and_known_again(tmp_path: Path) -> None:
+def test_skipped_samples_are_recorded_and_read_by_the_next_attempt(tmp_path: Path) -> None:
     bad = BadSamples("train", 100, 0.03)
-    record = {"split": "train", "sample": 7, "url": "u", "member": "m", "offset": 1, "reason": "r"}
+    sample = BadSample(split="train", sample=7, url="u", member="m", offset=1, reason="r")
     said: list[dict[str, float]] = []
-    report = counting(said.append, bad, tmp_path, 0, 1)
-    bad.add(record)
-    bad.add(record)
+    report = reporting_skipped(said.append, bad, tmp_path, 0, 1)
+    bad.add(sample)
+    bad.add(sample)
     report({"step": 1})
     report({"step": 2})
     assert [metrics["data/skipped"] for metrics in said] == [1, 1]
-    assert [json.loads(line) for line in (tmp_path / BAD_FILE).read_text().splitlines()] == [record]
-    append(tmp_path / BAD_FILE, [{**record, "split": "val"}])
+    assert [json.loads(line) for line in (tmp_path / BAD_FILE).read_text().splitlines()] == [sample.model_dump()]
+    append(tmp_path / BAD_FILE, [sample.model_copy(update={"split": "val"})])
     resumed = BadSamples("train", 100, 0.03, tmp_path / BAD_FILE)
     assert len(resumed) == 1
     assert resumed.take_new() == []
 
 
-def test_a_shard_cut_at_a_members_boundary_is_seen(photos: Path, tmp_path: Path) -> None:
+def test_a_shard_truncated_between_members_is_detected(photos: Path, tmp_path: Path) -> None:
     root = damaged(photos, tmp_path / "cut", [])
     offset = int(np.load(root / "train-00000.npy")[20]["offset"]) - 512
     os.truncate(root / "train-00000.tar", offset)
@@ -254,29 +258,29 @@ def test_a_shard_cut_at_a_members_boundary_is_seen(photos: Path, tmp_path: Path)
         Dataset(root, "train", 32)
 
 
-def test_a_shard_that_shrinks_while_it_is_read(photos: Path, tmp_path: Path) -> None:
+def test_a_shard_that_is_truncated_while_it_is_read(photos: Path, tmp_path: Path) -> None:
     root = damaged(photos, tmp_path / "cut", [])
-    dataset = Dataset(root, "train", 32, reading=Reading(cache="off"))
+    dataset = Dataset(root, "train", 32, reading=ReadOptions(cache="off"))
     dataset.read(np.array([0]))
     os.truncate(root / "train-00000.tar", 20_000)
-    with pytest.raises(UserError, match=r"train-00000.tar: sample \d+ at byte \d+ .*cut short"):
+    with pytest.raises(UserError, match=r"train-00000.tar: sample \d+ at byte \d+ .*the shard is truncated"):
         dataset.read(np.arange(dataset.size))
 
 
-def test_the_order_is_one_at_every_restart(photos: Path) -> None:
-    """Another process, another number of threads, from the middle of an epoch: the same batches."""
+def test_a_restart_reads_the_same_batches(photos: Path) -> None:
+    """In another process, with another number of threads, from the middle of an epoch."""
     code = f"""
 import sys, hashlib
 from vitmodel.data.crops import Crops
-from vitmodel.data.reader import Dataset, Loaded, Reading
-dataset = Dataset({str(photos)!r}, "train", 32, reading=Reading(threads=2), crops=Crops(seed=3, flip=True))
+from vitmodel.data.reader import Dataset, LoadedBatch, ReadOptions
+dataset = Dataset({str(photos)!r}, "train", 32, reading=ReadOptions(threads=2), crops=Crops(seed=3, flip=True))
 order = dataset.order(seed=1, lanes=8, window=16)
 for loaded in dataset.batches(order.batch(step, 16) for step in range(5, 9)):
     print(hashlib.sha256(loaded.images.tobytes() + loaded.batch.samples.tobytes()).hexdigest())
 """
     import hashlib
 
-    dataset = Dataset(photos, "train", 32, reading=Reading(threads=1), crops=Crops(seed=3, flip=True))
+    dataset = Dataset(photos, "train", 32, reading=ReadOptions(threads=1), crops=Crops(seed=3, flip=True))
     order = dataset.order(seed=1, lanes=8, window=16)
     unbroken = [
         hashlib.sha256(loaded.images.tobytes() + loaded.batch.samples.tobytes()).hexdigest()
@@ -286,9 +290,9 @@ for loaded in dataset.batches(order.batch(step, 16) for step in range(5, 9)):
     assert resumed == unbroken[5:]
 
 
-def test_reading_stops_where_its_reader_stops(photos: Path) -> None:
+def test_reading_stops_when_the_iterator_is_closed(photos: Path) -> None:
     torch.set_num_threads(1)
-    dataset = Dataset(photos, "train", 32, reading=Reading(cache="off", threads=2))
+    dataset = Dataset(photos, "train", 32, reading=ReadOptions(cache="off", threads=2))
     order = dataset.order(seed=0, lanes=4, window=8)
     source = dataset.batches(order.batch(step, 16) for step in range(10**9))
     next(source)
@@ -301,23 +305,23 @@ def test_reading_stops_where_its_reader_stops(photos: Path) -> None:
 def test_evaluation_reads_ahead_and_counts_each_sample_once(
     photos: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    """While the model is at the first batch the next is read; every sample is judged once, however they are shared out."""
-    dataset = Dataset(photos, "train", 16, reading=Reading(cache="off"))
-    load, begun, next_begun = dataset.load, [], threading.Event()
+    """The next batch is read while the model processes the first; every sample is evaluated once, for any workers."""
+    dataset = Dataset(photos, "train", 16, reading=ReadOptions(cache="off"))
+    load, started, next_started = dataset.load, [], threading.Event()
 
-    def counted(batch: Batch) -> Loaded:
-        begun.append(batch)
-        if len(begun) > 1:
-            next_begun.set()
+    def counted(batch: Batch) -> LoadedBatch:
+        started.append(batch)
+        if len(started) > 1:
+            next_started.set()
         return load(batch)
 
     def scores(images: torch.Tensor, labels: torch.Tensor, samples: np.ndarray) -> dict[str, torch.Tensor]:
-        assert next_begun.wait(20)
+        assert next_started.wait(20)
         assert torch.equal(labels, torch.from_numpy(dataset.labels[samples]))
         return {"sum": torch.from_numpy(samples).double()}
 
     monkeypatch.setattr(dataset, "load", counted)
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda totals: None)  # each worker's part by itself
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda totals: None)  # keep each worker's part
     parts = [mean_scores(scores, dataset, batch_size=8, worker=worker, workers=workers) for worker in range(workers)]
     assert sum(part["eval/samples"] for part in parts) == dataset.size
     assert sum(part["sum"] * part["eval/samples"] for part in parts) == pytest.approx(sum(range(dataset.size)))

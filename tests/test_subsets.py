@@ -1,4 +1,4 @@
-"""Sizes with a seed of their own, tars of others, several right answers, uneven shards: what is read and judged is exact."""
+"""Subsets with a seed, external tars, label sets and uneven shards: what is read and evaluated is exact."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from test_packing import config
 from orchestrator.plan.make import make_plan
 from orchestrator.spec.study import read_study, resolve_size
 from vitmodel.data.descriptions import LabelSets
+from vitmodel.data.external_tars import index_tars
 from vitmodel.data.index import load_index
 from vitmodel.data.reader import Dataset
 from vitmodel.data.shards import pack
-from vitmodel.data.verify import index_tars
 from vitmodel.training.evaluate import evaluate
 
 
@@ -54,7 +54,7 @@ def test_subset_seed_chooses_nested_balanced_images(packed: Path, seed: int) -> 
     assert [whole[image] for image in images(small)] == small.labels.tolist()
 
 
-def test_subset_seed_belongs_to_the_run(tmp_path: Path, write_study: WriteStudy) -> None:
+def test_subset_seed_is_part_of_the_run_id(tmp_path: Path, write_study: WriteStudy) -> None:
     def runs(seed: int | None) -> dict[int, str]:
         study = write_study(lambda content: content["pretrain"].update(subset_seed=seed) if seed is not None else None)
         plan = make_plan(read_study(study), tmp_path / "runs")
@@ -66,7 +66,7 @@ def test_subset_seed_belongs_to_the_run(tmp_path: Path, write_study: WriteStudy)
 
     none, one, two = runs(None), runs(1), runs(2)
     assert len({none[128], one[128], two[128]}) == 3
-    assert none[256] == one[256] == two[256], "all images are the same ones whatever the seed"
+    assert none[256] == one[256] == two[256], "a subset of all images does not depend on the seed"
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_a_size_of_indexed_tars_is_a_prefix_of_the_shards(tmp_path: Path) -> Non
     whole = Dataset(tmp_path, "train", 16)
     assert np.array_equal(dataset.read(np.arange(12)), whole.read(np.arange(30))[:12])
     order = dataset.order(seed=0, lanes=2, window=4)
-    seen = np.concatenate([order.batch(step, 4).samples for step in range(3)])
-    assert sorted(seen.tolist()) == list(range(12))
-    assert {names[shard] for shard in dataset.files.shard_of(seen).tolist()} == set(names[:3])
+    samples = np.concatenate([order.batch(step, 4).samples for step in range(3)])
+    assert sorted(samples.tolist()) == list(range(12))
+    assert {names[shard] for shard in dataset.files.shard_of(samples).tolist()} == set(names[:3])
 
 
-def test_several_right_answers(tmp_path: Path) -> None:
-    """The hits count within the set; images without any right answer do not count there, but in top-1."""
+def test_label_sets_are_evaluated(tmp_path: Path) -> None:
+    """Predictions in the set are correct; images with an empty set count in top-1 alone."""
     datafiles.class_folders(tmp_path / "in/train", 2)
     datafiles.class_folders(tmp_path / "in/val", 2)
     for place, path in enumerate(sorted((tmp_path / "in/val").rglob("*.jpg"))):
@@ -120,22 +120,22 @@ from vitmodel.data.reader import Dataset
 from vitmodel.training.evaluate import evaluate
 from vitmodel.training.engine import ensure_process_group
 worker, workers = ensure_process_group()
-seen = []
+batches = []
 def forward(x):
-    seen.append(len(x))
+    batches.append(len(x))
     return torch.zeros(len(x), 3) + torch.tensor([0.0, 1.0, 0.0])
 dataset = Dataset(sys.argv[1], "test", 16)
 result = evaluate(forward, dataset, batch_size=4, worker=worker, workers=workers)
 train = Dataset(sys.argv[1], "test", 16, size=20)
 order = train.order(seed=0, lanes=2, window=4)
 trained = [loaded.batch.samples.tolist() for loaded in train.batches(order.batch(t, 4, worker, workers) for t in range(10))]
-print(json.dumps({**result, "batches": len(seen), "trained": trained}), flush=True)
+print(json.dumps({**result, "batches": len(batches), "trained": trained}), flush=True)
 dist.destroy_process_group()
 """
 
 
 def test_three_uneven_shards_on_two_workers(tmp_path: Path) -> None:
-    """Equal batches for both, every sample judged once, no wait without an end."""
+    """Equal batches for both workers, every sample evaluated once, no deadlock."""
     for number, count in enumerate((7, 2, 12)):
         datafiles.tar(tmp_path / f"test/{number}.tar", datafiles.samples(count, start=30 * number))
     datafiles.tar(tmp_path / "train/0.tar", datafiles.samples(3))

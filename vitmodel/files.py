@@ -16,15 +16,19 @@ from typing import Any
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """A temporary path in the same folder to write to. It replaces `path`, flushed to disk, when the body ends without an
-    error, and is removed otherwise. The folder is created. Raises OSError."""
+    error, and is removed otherwise. The folder is created. Raises OSError.
+
+    `flush=False` is for copies that can be made again: a power failure may lose them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -12,10 +12,10 @@ from orchestrator.spec.yamltree import Place
 from vitmodel.config.base import UserError
 from vitmodel.data import generated
 from vitmodel.data.index import INDEX_FILE, DatasetIndex, load_index
-from vitmodel.data.remote import Patience, is_url, join, read_whole
+from vitmodel.data.remote import RetryPolicy, is_url, join, read_whole
 
 NO_INDEX = "is not there"
-PLANNING = Patience(attempts=2, reply_seconds=5.0)  # a plan does not wait long for a store that is not there
+PLANNING = RetryPolicy(attempts=2, timeout_seconds=5.0)  # a plan does not wait long for a store that is not there
 
 
 class DataFacts(NamedTuple):
@@ -30,15 +30,15 @@ class DataFacts(NamedTuple):
     image_size: int | None  # pixels per side, where known
 
 
-def look_up_datasets(file: StudyFile, storage: Path, patience: Patience = PLANNING) -> dict[str, DataFacts]:
+def look_up_datasets(file: StudyFile, storage: Path, retry_policy: RetryPolicy = PLANNING) -> dict[str, DataFacts]:
     """All datasets of a study. Raises UserError where an index contradicts the study, or is stale.
 
-    `patience` is for stores behind URLs.
+    `retry_policy` is for stores behind URLs.
     """
     found = {}
     for name, spec in file.study.datasets.items():
         if isinstance(spec, ExternalData):
-            found[name] = _external(file, name, spec, storage, patience)
+            found[name] = _external(file, name, spec, storage, retry_policy)
             continue
         identity = generated.identity(spec)
         found[name] = DataFacts(
@@ -53,7 +53,7 @@ def look_up_datasets(file: StudyFile, storage: Path, patience: Patience = PLANNI
     return found
 
 
-def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path, patience: Patience) -> DataFacts:
+def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path, retry_policy: RetryPolicy) -> DataFacts:
     if not spec.url and not spec.source:
         raise file.tree.error("neither url nor source", ("datasets", name), "url: a packed folder; source: its downloads")
     if spec.source and spec.description is None:
@@ -62,7 +62,7 @@ def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path, pat
         root = expand_environment(spec.url) if spec.url else str(storage / "data" / f"{name}{'-dev' if spec.dev else ''}")
     except UserError:  # not set on the machine that plans
         root = spec.url
-    missing = _why_missing(file, name, root, patience)
+    missing = _why_missing(file, name, root, retry_policy)
     index = None if missing else _index(file, name, spec, root)
     return DataFacts(
         identity=index.identity if index else f"declared-{name}-{spec.train}-{spec.classes}",
@@ -75,11 +75,11 @@ def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path, pat
     )
 
 
-def _why_missing(file: StudyFile, name: str, root: str, patience: Patience) -> str:
+def _why_missing(file: StudyFile, name: str, root: str, retry_policy: RetryPolicy) -> str:
     """Why a dataset's index cannot be read from here; empty where it can."""
     try:
         if is_url(root):
-            read_whole(join(root, INDEX_FILE), patience)
+            read_whole(join(root, INDEX_FILE), retry_policy)
             return ""
         return "" if Path(root, INDEX_FILE).is_file() else NO_INDEX
     except UserError as error:

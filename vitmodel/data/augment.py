@@ -1,5 +1,5 @@
-"""Augmentation of whole batches on the device. What happens to a sample is a function of (seed, epoch, sample) alone,
-so it survives a resume and a change of workers.
+"""Augmentation of whole batches on the device. Each sample's augmentation is a function of (seed, epoch, sample) alone, so it
+does not depend on a resume or the workers.
 
 Shapes: B batch, S resolution in pixels per side.
 """
@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitmodel.data.order import Batch, hash_uint64
+from vitmodel.data.crops import AREA, RATIO
+from vitmodel.data.draws import BATCH_CROPS, uniform
+from vitmodel.data.order import Batch
 
-CROPS, OPERATIONS, MIXING = 77, 81, 79  # what a draw is for; 78: masks.py, 80: crops.py
 SHIFT_FRACTION = 0.125  # of the image's side, as 4 pixels of 32 (He et al. 2016, section 4.2)
 CROP_OF_SMALL, CROP_OF_LARGE = 128 / 160, 384 / 448  # side of a BiT crop (Kolesnikov et al. 2020, section 3.3)
-AREA, RATIO = (0.05, 1.0), (3 / 4, 4 / 3)  # Inception crop (Szegedy et al. 2015; the ViT code's area range)
 
 
 def normalise(images_BSS3: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 images to float (B, 3, S, S) in [-1, 1], the scaling of the ViT and BiT papers."""
-    if device.type == "cpu":  # in this thread alone: those that torch would wake wait for a core that is decoding
+    if device.type == "cpu":  # single-threaded: torch's threads would wait for a core that is decoding
         floats = images_BSS3.astype(np.float32)
         floats /= np.float32(127.5)
         floats -= np.float32(1.0)
@@ -32,21 +32,23 @@ def normalise(images_BSS3: NDArray[np.uint8], device: torch.device) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def ready(images_BSS3: NDArray[np.uint8], batch: Batch, seed: int, kind: str, flip: bool, *, device: torch.device) -> Tensor:
-    """Images as they are read, normalised and augmented on the device."""
-    if kind == "none" and flip and device.type == "cpu":  # the same as below, while a pixel is a quarter of its size
+def normalise_and_augment(
+    images_BSS3: NDArray[np.uint8], batch: Batch, seed: int, kind: str, flip: bool, *, device: torch.device
+) -> Tensor:
+    """uint8 images (B, S, S, 3) to normalised, augmented images (B, 3, S, S) on the device."""
+    if kind == "none" and flip and device.type == "cpu":  # same result as below, on bytes: a quarter of the memory traffic
         return normalise(_mirror(images_BSS3, _mirrored(batch, seed)), device)
     return augment(normalise(images_BSS3, device), batch, seed, kind, flip)
 
 
 def augment(images_B3SS: Tensor, batch: Batch, seed: int, kind: str, flip: bool) -> Tensor:
-    """Randomly crop or shift, and flip, each image by its own numbers. `none` without flip returns the input."""
+    """Randomly crop or shift, and flip, each image. `kind`: none, shift, crop or inception. none without flip: the input."""
     if kind == "none" and not flip:
         return images_B3SS
-    if kind == "none":  # pixels move whole
+    if kind == "none":  # no resampling
         mirrored = torch.from_numpy(_mirrored(batch, seed)).to(images_B3SS.device)
         return torch.where(mirrored[:, None, None, None], images_B3SS.flip(-1), images_B3SS)
-    draws = uniform(batch, seed, CROPS, 4)
+    draws = uniform(batch, seed, BATCH_CROPS, 4)
     mirror = np.where(_mirrored(batch, seed), -1.0, 1.0) if flip else np.ones(len(draws))
     if kind == "shift":
         width = height = np.ones(len(draws))
@@ -65,21 +67,15 @@ def augment(images_B3SS: Tensor, batch: Batch, seed: int, kind: str, flip: bool)
 
 
 def _mirrored(batch: Batch, seed: int) -> NDArray[np.bool_]:
-    """Which samples are flipped: the fifth number of their crops' draws."""
-    return uniform(batch, seed, CROPS, 1, first=4)[:, 0] < 0.5
+    """The samples that are flipped. The number follows the four that the crops draw."""
+    return uniform(batch, seed, BATCH_CROPS, 1, first=4)[:, 0] < 0.5
 
 
 def _mirror(images_BSS3: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> NDArray[np.uint8]:
     images, chosen = images_BSS3.copy(), images_BSS3[mirrored]
-    if len(chosen):  # rows are flipped alike, whichever image they are of
+    if len(chosen):  # one call: all rows of all images
         images[mirrored] = cv2.flip(chosen.reshape(-1, *chosen.shape[2:]), 1).reshape(chosen.shape)
     return images
-
-
-def uniform(batch: Batch, seed: int, purpose: int, count: int, *, first: int = 0) -> NDArray[np.float64]:
-    """(B, count) numbers in [0, 1), from the `first` on, each row a function of (seed, epoch, sample) and its purpose."""
-    keys = hash_uint64(seed, purpose, batch.epochs[:, None], batch.samples[:, None], np.arange(first, first + count))
-    return keys.astype(np.float64) / 2.0**64
 
 
 def _inception_box(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

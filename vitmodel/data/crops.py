@@ -1,6 +1,6 @@
-"""Which part of a stored image a training step sees: the Inception crop, drawn before the image is decoded.
+"""The part of a stored image that a training step sees: an Inception crop, drawn before the image is decoded.
 
-A box is a function of (seed, epoch, sample) and of the stored image's size, so it survives a resume and a change of workers.
+A box is a function of (seed, epoch, sample) and of the stored image's size, so it does not depend on a resume or the workers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitmodel.data.decode import Box, Header
-from vitmodel.data.order import Batch, hash_uint64
+from vitmodel.data.draws import STORED_CROPS, uniform
+from vitmodel.data.order import Batch
 
 AREA, RATIO = (0.05, 1.0), (3 / 4, 4 / 3)  # of the image; width / height (Szegedy et al. 2015; the ViT code's area range)
-ATTEMPTS = 10  # boxes drawn until one lies inside, then the largest centred one, as in the Inception code
-_PURPOSE = 80  # what a hash is for; 77, 79, 81: augment.py
+ATTEMPTS = 10  # boxes drawn until one is inside the image; then the largest centred one, as in the Inception code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +28,21 @@ class Crops:
     flip: bool
 
 
-class Draws(NamedTuple):
-    """The random numbers of a batch's samples: (B, ATTEMPTS, 4) in [0, 1), and whether each is mirrored."""
+class CropDraws(NamedTuple):
+    """The random numbers of a batch's samples: (B, ATTEMPTS, 4) in [0, 1), and whether each sample is mirrored."""
 
     boxes: NDArray[np.float64]
     mirrored: NDArray[np.bool_]
 
 
-def draw(crops: Crops, batch: Batch) -> Draws:
+def draw_crops(crops: Crops, batch: Batch) -> CropDraws:
     """Random numbers for every sample of a batch."""
-    lead = (crops.seed, _PURPOSE, batch.epochs[:, None], batch.samples[:, None])
-    numbers = hash_uint64(*lead, np.arange(ATTEMPTS * 4 + 1)).astype(np.float64) / 2.0**64
-    return Draws(numbers[:, 1:].reshape(-1, ATTEMPTS, 4), (numbers[:, 0] < 0.5) & crops.flip)
+    numbers = uniform(batch, crops.seed, STORED_CROPS, ATTEMPTS * 4 + 1)
+    return CropDraws(numbers[:, 1:].reshape(-1, ATTEMPTS, 4), (numbers[:, 0] < 0.5) & crops.flip)
 
 
-def box_of(numbers: NDArray[np.float64], header: Header) -> Box:
-    """The box that (ATTEMPTS, 4) random numbers draw in an image of this size."""
+def crop_box(numbers: NDArray[np.float64], header: Header) -> Box:
+    """The box that (ATTEMPTS, 4) random numbers give in an image of this size."""
     log_low, log_high = math.log(RATIO[0]), math.log(RATIO[1])
     for area, ratio, x, y in numbers.tolist():
         pixels = header.width * header.height * (AREA[0] + area * (AREA[1] - AREA[0]))

@@ -1,7 +1,7 @@
-"""Encoded bytes to pixels: by our own allow-list, within limits taken from the header, and strictly.
+"""Decodes encoded images strictly: formats of an allow-list only, within limits that are checked in the header.
 
-Every damaged file raises DecodeError; none gives grey mud. JPEG goes to libjpeg-turbo (simplejpeg), plain PNG to OpenCV or,
-where it is small, to kornia's decoder, every other allowed kind to Pillow. All but kornia's release the interpreter meanwhile.
+Every damaged file raises DecodeError; none gives partly grey pixels. JPEG is decoded by libjpeg-turbo (simplejpeg), plain PNG
+by OpenCV or, if it is small, by kornia, every other allowed kind by Pillow. All but kornia release the interpreter lock.
 
 Shapes: images are uint8 (H, W, 3); a box is (left, top, width, height) in pixels of the stored image.
 """
@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP")  # never a decoder that can run code
-MAX_PIXELS = 2**26
-MAX_BYTES = 2**28
-SMALL_PIXELS = 64  # a side; getting the interpreter back takes longer than decoding what is no larger
+from vitmodel.data.images import EXTENSIONS, MAX_BYTES, MAX_PIXELS
+
+ALLOWED_FORMATS = tuple(EXTENSIONS)  # never a decoder that can run code
+SMALL_PIXELS = 64  # a side; up to this size, getting the interpreter lock back takes longer than decoding
 
 Images = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -36,11 +36,11 @@ _PNG_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 class DecodeError(ValueError):
-    """These bytes are no image that we read."""
+    """The bytes are not a readable image of an allowed format."""
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image say."""
+    """Kind and size of an image, from its first bytes."""
 
     kind: str
     width: int
@@ -48,7 +48,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """Kind and size of an image, checked against the limits before a pixel is decoded. Raises DecodeError."""
+    """Kind and size of an image, checked against the limits before any pixel is decoded. Raises DecodeError."""
     if len(data) > MAX_BYTES:
         raise DecodeError(f"{len(data)} bytes, more than {MAX_BYTES}")
     try:
@@ -61,8 +61,8 @@ def read_header(data: bytes) -> Header:
 
 
 def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = None) -> Images:
-    """All pixels. A JPEG much larger than `at_least` (width, height) comes at a half, quarter or eighth of its size,
-    which is the same on every machine. Raises DecodeError."""
+    """All pixels. A JPEG much larger than `at_least` (width, height) is decoded at a half, quarter or eighth of its size,
+    with the same result on every machine. Raises DecodeError."""
     try:
         if header.kind == "JPEG":
             width, height = at_least or (header.width, header.height)
@@ -72,7 +72,7 @@ def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = No
             small = header.kind == "PNG RGB" and header.width * header.height <= SMALL_PIXELS**2
             return _small_png(data, header) if small else _plain_png(data)
         with Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS) as image:
-            return np.array(image.convert("RGB"))  # a copy that may be written to, as the others
+            return np.array(image.convert("RGB"))  # a writable copy, as from the other decoders
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
         raise DecodeError(str(error)) from error
 
@@ -84,7 +84,7 @@ def decode_box(data: bytes, header: Header, box: Box | None, side: int) -> Image
     left, top, width, height = box or (0, 0, header.width, header.height)
     least = (-(-header.width * side // width), -(-header.height * side // height))
     pixels = decode(data, header, at_least=least)
-    if (scale := header.width / pixels.shape[1]) > 1:  # the box in pixels of the smaller image that came
+    if (scale := header.width / pixels.shape[1]) > 1:  # the box in pixels of the scaled image
         left, top, width, height = (int(edge / scale) for edge in (left, top, width, height))
     part = pixels[top : top + height, left : left + width]
     return part if part.shape[:2] == (side, side) else resample(part, side)
@@ -92,7 +92,7 @@ def decode_box(data: bytes, header: Header, box: Box | None, side: int) -> Image
 
 def resample(pixels: Images, side: int) -> Images:
     """(H, W, 3) to (side, side, 3), bilinear with antialiasing."""
-    image_1HWC = torch.from_numpy(pixels)[None]  # the batch first: then the result, too, lies in memory pixel by pixel
+    image_1HWC = torch.from_numpy(pixels)[None]  # permuted with its batch, the result stays contiguous by pixel
     small = F.interpolate(image_1HWC.permute(0, 3, 1, 2), (side, side), mode="bilinear", antialias=True)
     return small[0].permute(1, 2, 0).numpy()
 
@@ -103,14 +103,14 @@ def _header(data: bytes) -> Header:
         return Header("JPEG CMYK" if colours in ("CMYK", "YCCK") else "JPEG", width, height)
     if data[:8] == _PNG_MAGIC:
         width, height, bits, colours = _PNG_HEAD(data, 16)
-        plain = {0: "PNG grey", 2: "PNG RGB"} if bits == 8 else {}  # palettes, alpha and 16 bits have rules of their own
+        plain = {0: "PNG grey", 2: "PNG RGB"} if bits == 8 else {}  # Pillow handles palettes, alpha and 16 bits
         return Header(plain.get(colours, "PNG"), width, height)
     with Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS) as image:
         return Header(str(image.format), *image.size)
 
 
 def _check_chunks(data: bytes) -> None:
-    """That a PNG is whole is seen here, where the reason can be told."""
+    """Raise DecodeError with the reason if a PNG is damaged or truncated; the decoders give none."""
     view, start = memoryview(data), 8
     while start < len(data):
         end = start + 8 + _WORD(data, start)[0]
@@ -118,18 +118,18 @@ def _check_chunks(data: bytes) -> None:
             raise DecodeError(f"checksum of the PNG's chunk at byte {start} differs")
         start = end + 4
     if data[-8:-4] != b"IEND":
-        raise DecodeError("the PNG is cut short")
+        raise DecodeError("the PNG is truncated")
 
 
 def _plain_png(data: bytes) -> Images:
     pixels: Images | None = cv2.imdecode(np.frombuffer(data, np.uint8), _PNG_FLAGS)  # type: ignore[assignment]
     if pixels is None:
-        raise DecodeError("broken data stream in the PNG")
+        raise DecodeError("damaged data stream in the PNG")
     return pixels
 
 
 def _small_png(data: bytes, header: Header) -> Images:
     try:
         return kornia_rs.io.decode_image_png_u8(data, (header.height, header.width), "rgb")
-    except Exception as error:  # it has no type of its own
+    except Exception as error:  # it raises no specific type
         raise DecodeError(str(error)) from error

@@ -1,6 +1,6 @@
-"""What is to be packed, as frozen configuration: the format of the files, and a ready description of a known dataset.
+"""Configuration of packing: the format of the files, and descriptions of known datasets.
 
-Reads nothing; the YAML of a description is read by orchestrator.spec.describe.
+Reads no files; orchestrator.spec.describe reads the YAML of a description.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from vitmodel.config.base import Frozen
 
-Split = Literal["train", "val", "test"]
+SplitName = Literal["train", "val", "test"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -35,7 +35,7 @@ class CifarFormat(Frozen):
 
 
 class ParquetFormat(Frozen):
-    """Parquet files in the Hugging Face image layout: a column of {bytes, path}, and one of class numbers."""
+    """Parquet files in the Hugging Face image layout: a column of {bytes, path} and a column of class numbers."""
 
     format: Literal["parquet"]
     image: str = "image"
@@ -43,27 +43,27 @@ class ParquetFormat(Frozen):
 
 
 class TarsFormat(Frozen):
-    """WebDataset tars, packed anew in our order. Members with these extensions are left behind."""
+    """WebDataset tars, packed again in this project's order, without the members of the extensions in `ignore`."""
 
     format: Literal["tars"]
     ignore: tuple[str, ...] = ()
 
 
 class ListsFormat(Frozen):
-    """Images named in text files, one a line: columns apart by blanks, lines that start with # passed over."""
+    """Images named in text files, one a line. Columns are separated by blanks; lines that start with # are skipped."""
 
     format: Literal["lists"]
-    lists: dict[Split, tuple[str, ...]] = Field(min_length=1)
-    image: str = "{0}"  # path of an image, made of the line's columns
-    label: int = Field(default=1, ge=0)  # column of the class
-    first_label: int = Field(default=0, ge=0)  # the class that is ours 0
+    lists: dict[SplitName, tuple[str, ...]] = Field(min_length=1)
+    image: str = "{0}"  # path of an image, from the line's columns
+    label: int = Field(default=1, ge=0)  # column of the class number
+    first_label: int = Field(default=0, ge=0)  # the class number that becomes 0
 
 
 class FlowersFormat(Frozen):
-    """Oxford Flowers-102: jpg/image_00001.jpg and on, imagelabels.mat, setid.mat."""
+    """Oxford Flowers-102: jpg/image_00001.jpg and following, imagelabels.mat, setid.mat."""
 
     format: Literal["flowers"]
-    train: tuple[Literal["trnid", "valid"], ...] = ("trnid", "valid")  # test is tstid
+    train: tuple[Literal["trnid", "valid"], ...] = ("trnid", "valid")  # test is always tstid
 
 
 Format = Annotated[
@@ -73,22 +73,22 @@ Format = Annotated[
 
 
 class LabelSets(Frozen):
-    """Several right answers for the images of one split, from a JSON list of lists in the order of the images' names
-    (ImageNet ReaL, Beyer et al. 2020). An image with an empty list does not count."""
+    """All correct classes of the images of one split, from a JSON list of lists in the order of the images' names
+    (ImageNet ReaL, Beyer et al. 2020). An image with an empty list is not evaluated."""
 
-    split: Split
+    split: SplitName
     file: str
 
 
 class PackConfig(Frozen):
-    """Everything that decides the bytes of a packed dataset, apart from the source's files."""
+    """Everything that determines the bytes of a packed dataset, in addition to the files of the source."""
 
     path: str
     files: Format
     seed: int = 0
-    resize: int | None = Field(default=None, ge=8)  # the shorter side of images that are larger
-    hold_out: dict[Split, Fraction] = Field(default={})  # where the source has one split: what is cut off it by key hash
-    dev: Fraction | None = None  # pack the train split alone: this part of it as val, the rest as train
+    resize: int | None = Field(default=None, ge=8)  # pixels of the shorter side of larger images
+    hold_out: dict[SplitName, Fraction] = Field(default={})  # cut off a source with one split, by a hash of the keys
+    dev: Fraction | None = None  # pack the train split alone: this fraction of it as val, the rest as train
     label_sets: LabelSets | None = None
     class_names: tuple[str, ...] = ()
     skip_bad: float = Field(default=0.0, ge=0, lt=1)  # fraction of images that may be unreadable
@@ -98,14 +98,14 @@ class PackConfig(Frozen):
 
 
 class Download(Frozen):
-    """A file to fetch by hand: where from, and what must be done to it before packing."""
+    """A file to download by hand, and what must be done with it before packing."""
 
     url: str
     then: str = ""
 
 
 class Description(Frozen):
-    """A known dataset: where its files come from, what is in them, how they are split, and how they are packed."""
+    """A known dataset: origin, content and splits of its files, and the command that packs them."""
 
     name: str = Field(pattern=r"^[a-z0-9._-]{1,64}$")
     title: str
@@ -116,11 +116,11 @@ class Description(Frozen):
     files: Format
     classes: int = Field(gt=1)
     class_names: tuple[str, ...] = ()
-    splits: dict[Split, int]  # images in each after packing; 0: left open
+    splits: dict[SplitName, int]  # images in each after packing; 0: unknown
     eval_split: Literal["val", "test"]
-    hold_out: dict[Split, Fraction] = Field(default={})
-    dev: Fraction | None = None  # the ViT paper's development set (Table 4 and appendix B.1.1), as a part of train
-    dev_files: Format | None = None  # where lists name the development set: they, in place of a seeded cut
+    hold_out: dict[SplitName, Fraction] = Field(default={})
+    dev: Fraction | None = None  # the ViT paper's development set (Table 4 and appendix B.1.1), as a fraction of train
+    dev_files: Format | None = None  # lists that name the development set, in place of a seeded cut
     label_sets: LabelSets | None = None
     note: str = ""
     pack: str
@@ -128,9 +128,9 @@ class Description(Frozen):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if "train" not in self.splits or self.eval_split not in self.splits:
-            raise ValueError("splits must have train and the eval_split")
+            raise ValueError("splits must contain train and the eval_split")
         if self.dev_files is not None and self.dev is None:
-            raise ValueError("dev_files need dev, the part of train that they judge on")
+            raise ValueError("dev_files requires dev, the fraction of train that they hold out")
         if self.class_names and len(self.class_names) != self.classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.classes} classes")
         return self

@@ -1,4 +1,4 @@
-"""Configurations of datasets that are made here, and their identity, known before they are made."""
+"""Configurations of generated datasets, and their identity, which is known before they are generated."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydantic import Field
 
 from vitmodel.config.base import Frozen
 
-GENERATOR_VERSION = 1  # raise it when the same configuration would give other bytes
+GENERATOR_VERSION = 1  # must be increased when the same configuration gives other bytes
 DIGITS_PER_CLASS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)  # scikit-learn's load_digits
 
 
 class FractalConfig(Frozen):
     """Images of iterated function systems, as in FractalDB (Kataoka et al. 2020, section 3): a class is a system,
-    its images are drawn by perturbing the system's parameters."""
+    and its images are drawn with perturbed parameters."""
 
     generate: Literal["fractals"]
     classes: int = Field(gt=1, le=100_000)
@@ -41,7 +41,7 @@ GeneratedConfig = FractalConfig | DigitsConfig
 
 
 def identity(config: GeneratedConfig) -> str:
-    """Identity of a generated dataset: equal for equal bytes, because generators are deterministic."""
+    """Identity of a generated dataset. Equal identities mean equal bytes, because the generators are deterministic."""
     text = json.dumps({"version": GENERATOR_VERSION, **config.model_dump()}, sort_keys=True)
     return "generated-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -59,5 +59,5 @@ def classes(config: GeneratedConfig) -> int:
 
 
 def eval_split(config: GeneratedConfig) -> str:
-    """The split that runs are evaluated on."""
+    """Name of the split that runs are evaluated on."""
     return "val" if isinstance(config, FractalConfig) else "test"

@@ -1,8 +1,7 @@
-"""What an encoded image must be before it is packed: of an allowed format, within limits, decodable to its last byte.
+"""Checks encoded images before they are packed: an allowed format, within the limits, decodable to the last byte.
 
-Damage that leaves a valid code stream (JPEG and lossy WebP have no checksums) cannot be seen by anyone; the shards'
-checksums guard against it from here on. Nothing here can run code that lies in a file: Pillow is told which three formats
-it may try.
+Damage that leaves a valid code stream (JPEG and lossy WebP have no checksums) cannot be detected before packing; afterwards
+the shards' checksums detect it. No decoder here can run code from a file: Pillow may try the three allowed formats only.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow's name of an allowed format, and ours in a shard
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # allowed formats by Pillow's name, and the extension in a shard
 MAX_PIXELS = 2**26
 MAX_BYTES = 2**28
 PNG_END = b"IEND\xaeB`\x82"
-JPEG_QUALITY = 95  # of images that are made smaller; all others keep their bytes
+JPEG_QUALITY = 95  # of images that are resized; all others keep their bytes
 
 
-class Checked(NamedTuple):
-    """An image that was decoded once, strictly: its bytes, and what they are."""
+class CheckedImage(NamedTuple):
+    """An encoded image that has been decoded once, strictly."""
 
     data: bytes
     extension: str
@@ -32,23 +31,23 @@ class Checked(NamedTuple):
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A grey or RGB image as PNG, lightly compressed (decoding speed matters more than size)."""
+    """A grey or RGB image as PNG, lightly compressed: decoding speed matters more than size."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def check_image(data: bytes, resize: int | None = None) -> Checked:
-    """Decode an image to its end; with `resize`, make its shorter side that many pixels where it is longer.
+def check_image(data: bytes, resize: int | None = None) -> CheckedImage:
+    """Decode an image completely. With `resize`, a shorter side of more pixels than that is reduced to it.
 
-    The bytes stay as they are unless it is made smaller. Raises ValueError saying what is wrong.
+    The bytes are unchanged unless the image is resized. Raises ValueError with the reason.
     """
     if len(data) > MAX_BYTES:
         raise ValueError(f"{len(data)} bytes, more than {MAX_BYTES}")
     try:
         with Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS)) as image:
             kind, (width, height) = str(image.format), image.size
-            if width * height > MAX_PIXELS:  # from the header: nothing is decoded
+            if width * height > MAX_PIXELS:  # from the header: nothing is decoded yet
                 raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
             if kind == "JPEG":
                 _decode_jpeg(data)
@@ -61,22 +60,22 @@ def check_image(data: bytes, resize: int | None = None) -> Checked:
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
     except UnidentifiedImageError:
-        raise ValueError(f"no {', '.join(EXTENSIONS)} image") from None
-    except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG chunk
-        raise ValueError(f"no readable image: {error}") from None
-    return Checked(data, EXTENSIONS[kind], width, height)
+        raise ValueError(f"not a {', '.join(EXTENSIONS)} image") from None
+    except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's error for a damaged PNG chunk
+        raise ValueError(f"not a readable image: {error}") from None
+    return CheckedImage(data, EXTENSIONS[kind], width, height)
 
 
 def _check_chunks(data: bytes) -> None:
-    """Checksums of all chunks, and the end mark: loading the pixels stops earlier."""
+    """Check the checksums of all chunks and the end chunk: loading the pixels stops earlier."""
     if PNG_END not in data:
-        raise ValueError("truncated: no end mark")
+        raise ValueError("truncated: no end chunk")
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         image.verify()
 
 
 def _decode_jpeg(data: bytes) -> None:
-    """Pillow takes grey mud for the rest of a damaged scan; this decoder, when strict, does not."""
+    """Raise ValueError for a damaged scan. Pillow would fill the rest with grey; this decoder, when strict, does not."""
     *_, colours, _ = simplejpeg.decode_jpeg_header(data)
     target = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY" if colours in ("Gray", "GRAY") else "RGB"
     simplejpeg.decode_jpeg(data, colorspace=target, strict=True)

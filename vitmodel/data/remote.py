@@ -1,13 +1,12 @@
-"""Bytes behind a URL: `s3://`, `gs://`, `http(s)://` through fsspec, by range, with time limits and retries.
+"""Reads files behind a URL: `s3://`, `gs://`, `http(s)://` through fsspec, by byte range, with timeouts and retries.
 
-Reads whole ranges or raises RemoteError; never waits without end, never runs a shell (`pipe:` is refused).
-Credentials come from the environment, as each provider's library finds them; none stands in a URL or a study.
+A read returns the whole range or raises RemoteError; it never waits without a limit and never runs a shell (`pipe:` is
+refused). Credentials come from the environment, as each provider's library finds them; a URL or a study never holds one.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,80 +17,84 @@ from vitmodel.config.base import UserError
 T = TypeVar("T")
 
 SCHEMES = ("s3", "gs", "gcs", "http", "https")
-GONE_STATUSES = frozenset(range(400, 500)) - {408, 429}  # HTTP: asking again will not help
+PERMANENT_STATUSES = frozenset(range(400, 500)) - {408, 429}  # HTTP: a retry gets the same answer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long a store is asked for one range: attempts, seconds for each, and a wait that doubles between them."""
+class RetryPolicy:
+    """How often a request is tried: attempts, a timeout for each, and a wait between them that doubles every time."""
 
     attempts: int = 6
-    reply_seconds: float = 60.0
+    timeout_seconds: float = 60.0
     first_wait_seconds: float = 0.2
 
 
 class RemoteError(OSError):
-    """What lies behind a URL could not be read; the message names the URL and the byte."""
+    """A file behind a URL could not be read. The message names the URL and the byte."""
 
 
 def is_url(root: str | Path) -> bool:
-    """Whether this is an address of a store, not a folder. Raises UserError for a kind of address that is not read."""
+    """True for the URL of a store, False for a folder. Raises UserError for an unsupported kind of address."""
     scheme, separator, _ = str(root).partition("://")
     if str(root).startswith("pipe:") or (separator and scheme not in SCHEMES):
         raise UserError(
-            "this kind of address is not read",
+            "unsupported kind of address",
             file=str(root),
             allowed="a folder, " + ", ".join(f"{known}://" for known in SCHEMES),
         )
     if separator and re.search(r"://[^/]*@|[?#]", str(root)):
-        raise UserError("no credentials or queries in an address", file=scheme + "://...", allowed="the environment's")
+        raise UserError(
+            "a URL must not hold credentials or a query",
+            file=scheme + "://...",
+            allowed="credentials in the environment",
+        )
     return bool(separator)
 
 
 def join(root: str | Path, name: str) -> str:
-    """The address of a file below `root`, which is a folder or a URL."""
+    """The path or URL of a file below `root`, which is a folder or a URL."""
     return f"{str(root).rstrip('/')}/{name}" if is_url(root) else str(Path(root) / name)
 
 
-def read_range(url: str, start: int, length: int, patience: Patience, *, last: bool = False) -> bytes:
-    """Exactly `length` bytes from byte `start`; the file must end there if they are its `last`. Raises RemoteError."""
-    asked = length + last  # a byte more than there should be
+def read_range(url: str, start: int, length: int, retry_policy: RetryPolicy, *, last: bool = False) -> bytes:
+    """Exactly `length` bytes from byte `start`. With `last`, the file must end after them. Raises RemoteError."""
+    requested = length + last  # one byte more shows whether the file is longer than it should be
 
-    def once() -> bytes:
-        data = _reply(url, patience, start, start + asked)
-        if len(data) > asked and len(data) >= start + length:  # a server that knows no ranges sends the whole file
-            data = data[start : start + asked]
-        if len(data) < length or len(data) > asked:
-            raise RemoteError(f"{len(data)} bytes came, not {length}")
+    def attempt() -> bytes:
+        data = _read(url, retry_policy, start, start + requested)
+        if len(data) > requested and len(data) >= start + length:  # the server ignores ranges and sends the whole file
+            data = data[start : start + requested]
+        if len(data) < length or len(data) > requested:
+            raise RemoteError(f"received {len(data)} bytes, expected {length}")
         return data
 
-    data = _patiently(url, f"at byte {start}", once, patience)
+    data = _retry(url, f"at byte {start}", attempt, retry_policy)
     if len(data) > length:
-        raise RemoteError(f"{url}: longer than the {start + length} bytes that the index says: it was changed after indexing")
+        raise RemoteError(f"{url}: longer than the {start + length} bytes in the index: the file was changed after indexing")
     return data
 
 
-def read_whole(url: str, patience: Patience) -> bytes:
-    """All bytes of a small file. Raises FileNotFoundError where there is none, else RemoteError."""
-    return _patiently(url, "", lambda: _reply(url, patience, None, None), patience)
+def read_whole(url: str, retry_policy: RetryPolicy) -> bytes:
+    """All bytes of a small file. Raises FileNotFoundError if it does not exist, RemoteError for any other failure."""
+    return _retry(url, "", lambda: _read(url, retry_policy, None, None), retry_policy)
 
 
-def size_of(url: str, patience: Patience) -> int | None:
-    """Bytes of a file, None where the server does not say. Raises RemoteError."""
+def size_of(url: str, retry_policy: RetryPolicy) -> int | None:
+    """Bytes of a file, None if the server does not report it. Raises RemoteError."""
 
-    def once() -> int | None:
-        size = _call(url, patience, "info")["size"]
+    def attempt() -> int | None:
+        size = _call(url, retry_policy, "info")["size"]
         return None if size is None else int(size)
 
-    return _patiently(url, "", once, patience)
+    return _retry(url, "", attempt, retry_policy)
 
 
-def _reply(url: str, patience: Patience, start: int | None, end: int | None) -> bytes:
-    return bytes(_call(url, patience, "cat_file", start=start, end=end))
+def _read(url: str, retry_policy: RetryPolicy, start: int | None, end: int | None) -> bytes:
+    return bytes(_call(url, retry_policy, "cat_file", start=start, end=end))
 
 
-def _call(url: str, patience: Patience, method: str, **arguments: Any) -> Any:
-    """One request with a time limit, by whatever filesystem of fsspec serves this kind of URL."""
+def _call(url: str, retry_policy: RetryPolicy, method: str, **arguments: Any) -> Any:
+    """One request with a timeout, through the fsspec filesystem for this kind of URL."""
     import fsspec
     from fsspec.asyn import sync
 
@@ -101,21 +104,31 @@ def _call(url: str, patience: Patience, method: str, **arguments: Any) -> Any:
         raise UserError(f"{error}: pip install 'vitscale[remote]'", file=url) from None
     call = getattr(files, f"_{method}", None)
     if not files.async_impl or call is None:  # all SCHEMES are asynchronous in the tested versions
-        raise UserError("this filesystem of fsspec has no time limits", file=url)
-    return sync(files.loop, call, path, timeout=patience.reply_seconds, **arguments)
+        raise UserError("this fsspec filesystem does not support timeouts", file=url)
+    return sync(files.loop, call, path, timeout=retry_policy.timeout_seconds, **arguments)
 
 
-def _patiently(url: str, where: str, once: Callable[[], T], patience: Patience) -> T:
-    """The result of `once`, tried again with growing waits where another attempt may help."""
-    for attempt in range(1, patience.attempts + 1):
-        try:
-            return once()
-        except (FileNotFoundError, UserError):
-            raise
-        except Exception as error:  # every provider's library has errors of its own; the last one is always raised
-            gone = isinstance(error, PermissionError) or getattr(error, "status", None) in GONE_STATUSES
-            if gone or attempt == patience.attempts:
-                cause = str(error) or type(error).__name__
-                raise RemoteError(f"{url}: {where}: {cause} (attempt {attempt})".replace(": :", ":")) from error
-        time.sleep(patience.first_wait_seconds * 2 ** (attempt - 1))
-    raise AssertionError("at least one attempt")
+def _retry(url: str, where: str, attempt: Callable[[], T], retry_policy: RetryPolicy) -> T:
+    """The result of `attempt`, retried with growing waits unless the failure is permanent. Raises RemoteError."""
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential  # planning imports this module
+
+    retrying = Retrying(
+        stop=stop_after_attempt(retry_policy.attempts),
+        wait=wait_exponential(multiplier=retry_policy.first_wait_seconds),
+        retry=retry_if_exception(_may_succeed_later),
+        reraise=True,
+    )
+    try:
+        return retrying(attempt)
+    except (FileNotFoundError, UserError):
+        raise
+    except Exception as error:  # every provider's library has its own errors
+        cause = str(error) or type(error).__name__
+        count = retrying.statistics["attempt_number"]
+        raise RemoteError(f"{url}: {where}: {cause} (attempt {count})".replace(": :", ":")) from error
+
+
+def _may_succeed_later(error: BaseException) -> bool:
+    permanent = FileNotFoundError | PermissionError | UserError
+    is_temporary = isinstance(error, Exception) and not isinstance(error, permanent)
+    return is_temporary and getattr(error, "status", None) not in PERMANENT_STATUSES

@@ -1,8 +1,8 @@
-"""Packing a source into WebDataset tar shards with an index.
+"""Packs a source into WebDataset tar shards with an index.
 
-Shards are written in one seeded, class-interleaved order: the first n samples of a split are a class-balanced,
-uniform subset for every n, so dataset sizes are nested prefixes. Every shard depends on its own samples alone; any
-number of processes or machines write the same bytes, and what a killed packing has finished is used by the next.
+Shards are written in a seeded, class-interleaved order: the first n samples of a split are a class-balanced, uniform subset
+for every n, so dataset sizes are nested prefixes. Every shard depends on its own samples alone, so any number of processes or
+machines write the same bytes, and shards that an interrupted packing has finished are used by the next one.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from vitmodel.data import generated
 from vitmodel.data.descriptions import PackConfig
 from vitmodel.data.generated import DigitsConfig, FractalConfig, GeneratedConfig
 from vitmodel.data.index import INDEX_FILE, DatasetIndex, Split, load_index, render_index
-from vitmodel.data.opening import open_source
+from vitmodel.data.open_source import open_source
 from vitmodel.data.order import Ints, interleaved
+from vitmodel.data.parallel import map_unordered
+from vitmodel.data.shard_writer import ShardJob, WrittenShard, load_members, write_shard
 from vitmodel.data.sources import Source
-from vitmodel.data.spread import spread
-from vitmodel.data.writing import ShardJob, WrittenShard, finish_job, load_members
 from vitmodel.files import partial_folder, write_bytes
 
 SHARD_SAMPLES = 2048
-BAD_FILE = "bad_samples.jsonl"
+BAD_FILE = "bad_samples.jsonl"  # of a packed dataset: images that were left out
 
 RunJobs = Callable[[list[ShardJob]], Iterable[WrittenShard]]  # in any order
-Report = Callable[[int, int], None]  # samples written so far, of how many
+Report = Callable[[int, int], None]  # samples written so far, samples in total
 
 
 def pack(
@@ -42,24 +42,23 @@ def pack(
     run_jobs: RunJobs | None = None,
     report: Report | None = None,
 ) -> DatasetIndex:
-    """Write the dataset under `root`, or return at once where it is already there.
+    """Write the dataset to `root`, or return at once if it already exists there.
 
-    The folder appears whole or not at all; what is finished waits in a hidden folder beside it for the next attempt.
-    `run_jobs` may do the work elsewhere. Raises UserError for a source that is not sound, or a folder that holds
-    another dataset.
+    The folder appears complete or not at all. Finished shards stay in a hidden folder next to it for the next attempt.
+    `run_jobs` may run the jobs elsewhere. Raises UserError for an invalid source, or a folder that holds another dataset.
     """
     if isinstance(config, FractalConfig | DigitsConfig) and (root / INDEX_FILE).exists():
         return _same(root, generated.identity(config))
     with partial_folder(root) as partial:
         source = open_source(config, partial / "staging")
         recipe = _recipe(config, source)
-        if (root / INDEX_FILE).exists():  # also where another process made it while this one waited
+        if (root / INDEX_FILE).exists():  # perhaps written by another process while this one waited
             return _same(root, recipe)
-        _keep_only(partial, recipe)
+        _discard_other(partial, recipe)
         jobs = _jobs(config, source, partial)
-        written = _run(jobs, run_jobs or (lambda todo: spread(finish_job, todo, processes)), report)
+        written = _run(jobs, run_jobs or (lambda todo: map_unordered(write_shard, todo, processes)), report)
         index = _index(config, source, recipe, partial, written)
-        _note_bad(config, written, partial)
+        _record_bad(config, written, partial)
         shutil.rmtree(partial / "staging", ignore_errors=True)
         shutil.rmtree(partial / "done")
         (partial / "recipe").unlink()
@@ -71,29 +70,29 @@ def pack(
 def _same(root: Path, recipe: str) -> DatasetIndex:
     index = load_index(root)
     if recipe not in (index.identity, index.recipe):
-        raise UserError("another dataset lies here; choose another name or remove the folder", file=str(root))
+        raise UserError("the folder holds another dataset; choose another name or remove the folder", file=str(root))
     return index
 
 
 def _recipe(config: PackConfig | GeneratedConfig, source: Source) -> str:
-    """What decides the bytes: the configuration and the list of samples. A generated dataset's identity."""
+    """A hash of all that determines the bytes: the configuration and the list of samples. A generated dataset's identity."""
     if not isinstance(config, PackConfig):
         return generated.identity(config)
-    meaning = config.model_dump_json(exclude={"path", "command"})
-    total = hashlib.sha256(f"{SHARD_SAMPLES} {meaning}".encode())
-    for split, part in source.parts.items():
-        total.update(split.encode() + part.labels.tobytes())
-        total.update("\n".join(map(part.key, range(len(part.labels)))).encode())
-        total.update(json.dumps(part.label_sets).encode())
+    keys = config.model_dump_json(exclude={"path", "command"})
+    total = hashlib.sha256(f"{SHARD_SAMPLES} {keys}".encode())
+    for split, samples in source.splits.items():
+        total.update(split.encode() + samples.labels.tobytes())
+        total.update("\n".join(map(samples.key, range(len(samples.labels)))).encode())
+        total.update(json.dumps(samples.label_sets).encode())
     return "recipe-" + total.hexdigest()[:16]
 
 
-def _keep_only(partial: Path, recipe: str) -> None:
-    """Throw away what another configuration has left."""
+def _discard_other(partial: Path, recipe: str) -> None:
+    """Remove the files that an attempt with another configuration or source has left."""
     mark = partial / "recipe"
     if not mark.exists() or mark.read_text() != recipe:
         for path in partial.iterdir():
-            if path.is_dir() and path.name != "staging":  # which goes by the source's own files
+            if path.is_dir() and path.name != "staging":  # its files are named by the source's files
                 shutil.rmtree(path)
             elif path.is_file():
                 path.unlink()
@@ -103,8 +102,8 @@ def _keep_only(partial: Path, recipe: str) -> None:
 
 def _jobs(config: PackConfig | GeneratedConfig, source: Source, partial: Path) -> list[ShardJob]:
     jobs = []
-    for split, part in source.parts.items():
-        order = interleaved(part.labels, config.seed)
+    for split, samples in source.splits.items():
+        order = interleaved(samples.labels, config.seed)
         for number, start in enumerate(range(0, len(order), SHARD_SAMPLES)):
             chosen = order[start : start + SHARD_SAMPLES]
             jobs.append(
@@ -112,7 +111,7 @@ def _jobs(config: PackConfig | GeneratedConfig, source: Source, partial: Path) -
                     root=str(partial),
                     stem=f"{split}-{number:05d}",
                     names=[f"{split}-{sample:09d}" for sample in chosen.tolist()],
-                    part=part.take(chosen),
+                    samples=samples.take(chosen),
                     read=source.read,
                     check=isinstance(config, PackConfig),
                     resize=config.resize if isinstance(config, PackConfig) else None,
@@ -123,22 +122,22 @@ def _jobs(config: PackConfig | GeneratedConfig, source: Source, partial: Path) -
 
 
 def _run(jobs: list[ShardJob], run_jobs: RunJobs, report: Report | None) -> list[WrittenShard]:
-    """Do all jobs; results in the jobs' order."""
+    """Run all jobs. Results are in the order of the jobs."""
     total, done = sum(len(job.names) for job in jobs), 0
-    found: dict[str, WrittenShard] = {}
+    shards: dict[str, WrittenShard] = {}
     for written in run_jobs(jobs):
-        found[written.stem] = written
+        shards[written.stem] = written
         done += written.samples + len(written.bad)
         if report:
             report(done, total)
-    return [found[job.stem] for job in jobs]
+    return [shards[job.stem] for job in jobs]
 
 
 def _index(
     config: PackConfig | GeneratedConfig, source: Source, recipe: str, root: Path, done: list[WrittenShard]
 ) -> DatasetIndex:
     splits = {}
-    for split in source.parts:
+    for split in source.splits:
         shards = tuple(one.shard for one in done if one.stem.rpartition("-")[0] == split and one.shard is not None)
         labels = np.concatenate([load_members(root / shard.members)["label"] for shard in shards])
         splits[split] = Split(shards=shards, histogram=histogram(labels, source.classes))
@@ -159,18 +158,18 @@ def _index(
 
 
 def histogram(labels: Ints, classes: int) -> tuple[int, ...]:
-    """Images of each class; -1 is none."""
+    """Number of images of each class. A label of -1 is not counted."""
     return tuple(np.bincount(labels[labels >= 0], minlength=classes).tolist())
 
 
 def identity_of(splits: dict[str, Split]) -> str:
-    """Identity of a dataset by its bytes: the shards' checksums in their order."""
-    text = json.dumps({split: [shard.sha256 for shard in part.shards] for split, part in sorted(splits.items())})
+    """Identity of a dataset by its bytes: the checksums of the shards in their order."""
+    text = json.dumps({name: [shard.sha256 for shard in split.shards] for name, split in sorted(splits.items())})
     return "shards-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _note_bad(config: PackConfig | GeneratedConfig, written: list[WrittenShard], partial: Path) -> None:
-    """The unreadable images, in a file of their own. Raises UserError for more than are allowed."""
+def _record_bad(config: PackConfig | GeneratedConfig, written: list[WrittenShard], partial: Path) -> None:
+    """List the unreadable images in a file. Raises UserError if there are more than allowed."""
     bad = [entry for one in written for entry in one.bad]
     total = sum(one.samples for one in written) + len(bad)
     allowed = config.skip_bad if isinstance(config, PackConfig) else 0.0
@@ -182,8 +181,3 @@ def _note_bad(config: PackConfig | GeneratedConfig, written: list[WrittenShard],
 
 def _json_line(entry: str) -> str:
     return json.dumps({"image": entry}) + "\n"
-
-
-def describe_splits(index: DatasetIndex) -> str:
-    """`train 60,000, test 10,000`."""
-    return ", ".join(f"{split} {part.samples:,}" for split, part in index.splits.items())

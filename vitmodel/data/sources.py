@@ -1,7 +1,7 @@
-"""What can be packed: a source lists its samples and their labels at once, and reads any of them on demand.
+"""What can be packed: a source lists all its samples and labels at once, and reads the images of any of them on demand.
 
-`items` say where images lie and travel to other processes and machines; `read` is a function that can be pickled and
-turns items into encoded images. So no worker lists a source again, whatever its size.
+`items` describe where images are and are sent to other processes and machines; `read` is a picklable function that turns
+items into encoded images. So no worker lists a source again, whatever its size.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from vitmodel.data.order import Ints, interleaved
 SPLITS = ("train", "val", "test")
 
 
-class Encoded(NamedTuple):
-    """One encoded image, and where it came from, for messages; empty for what was made here."""
+class EncodedImage(NamedTuple):
+    """One encoded image and its origin, for messages (empty for a generated image)."""
 
     data: bytes
-    where: str
+    origin: str
 
 
-Read = Callable[[Sequence[Any]], Iterator[Encoded]]
+ReadImages = Callable[[Sequence[Any]], Iterator[EncodedImage]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One split: labels, items, and a name of each sample that does not change when others are added (default: its number).
-    `label_sets`: all right answers of each sample, where there are several."""
+class SampleList:
+    """Samples of one split: labels, items, and for each sample a key that does not change when other samples are added
+    (default: its number). `label_sets`: all correct classes of each sample, where there are several."""
 
     labels: Ints
     items: Sequence[Any]
@@ -42,10 +42,10 @@ class Part:
     def key(self, number: int) -> str:
         return self.keys[number] if self.keys is not None else str(number)
 
-    def take(self, numbers: Ints) -> Part:
+    def take(self, numbers: Ints) -> SampleList:
         """The samples with these numbers."""
         chosen = numbers.tolist()
-        return Part(
+        return SampleList(
             labels=self.labels[numbers],
             items=[self.items[i] for i in chosen],
             keys=[self.key(i) for i in chosen],
@@ -57,39 +57,45 @@ class Part:
 class Source:
     """All splits, and the function that reads their images."""
 
-    parts: dict[str, Part]
-    read: Read
+    splits: dict[str, SampleList]
+    read: ReadImages
     classes: int
     class_names: tuple[str, ...] = ()
-    image_size: int | None = None  # known for what was made here, whose images need no check
+    image_size: int | None = None  # of generated images, which need no check
     source: str = ""
     licence: str = ""
 
 
+def count_classes(splits: dict[str, SampleList]) -> int:
+    """One more than the largest label."""
+    return 1 + max(int(samples.labels.max()) for samples in splits.values())
+
+
 def hold_out(source: Source, fractions: dict[str, float]) -> Source:
-    """Cut val and test out of a source of a single split by a hash of each sample's key: a sample keeps its split when
-    others are added. Counts are therefore near the fractions, not equal to them."""
-    if list(source.parts) != ["train"] or not fractions:
+    """Cut val and test out of a source with a single split, by a hash of each sample's key: a sample keeps its split when
+    others are added. The counts are therefore close to the fractions, not equal to them."""
+    if list(source.splits) != ["train"] or not fractions:
         return source
-    part = source.parts["train"]
-    place = np.array([_uniform(part.key(number)) for number in range(len(part.labels))])
-    parts, low = {}, 0.0
+    samples = source.splits["train"]
+    position = np.array([_uniform(samples.key(number)) for number in range(len(samples.labels))])
+    numbers, low = {}, 0.0
     for split, fraction in fractions.items():
-        parts[split] = np.flatnonzero((place >= low) & (place < low + fraction))
+        numbers[split] = np.flatnonzero((position >= low) & (position < low + fraction))
         low += fraction
-    parts["train"] = np.flatnonzero(place >= low)
-    for split, numbers in parts.items():
-        if not len(numbers):
-            raise UserError(f"the source has too few samples to give any to {split}", field="split")
-    return replace(source, parts={split: part.take(parts[split]) for split in SPLITS if split in parts})
+    numbers["train"] = np.flatnonzero(position >= low)
+    for split, chosen in numbers.items():
+        if not len(chosen):
+            raise UserError(f"the source has too few samples: none are left for {split}", field="split")
+    return replace(source, splits={split: samples.take(numbers[split]) for split in SPLITS if split in numbers})
 
 
 def cut_dev(source: Source, fraction: float, seed: int) -> Source:
-    """The train split alone, cut for tuning: its seeded, class-interleaved last part becomes val, the rest train."""
-    part = source.parts["train"]
-    order = interleaved(part.labels, seed)
-    kept = len(order) - max(1, round(fraction * len(order)))
-    return replace(source, parts={"train": part.take(np.sort(order[:kept])), "val": part.take(np.sort(order[kept:]))})
+    """The train split alone, divided for tuning: the end of its seeded, class-interleaved order becomes val, the rest train."""
+    samples = source.splits["train"]
+    order = interleaved(samples.labels, seed)
+    count = len(order) - max(1, round(fraction * len(order)))
+    train, val = samples.take(np.sort(order[:count])), samples.take(np.sort(order[count:]))
+    return replace(source, splits={"train": train, "val": val})
 
 
 def _uniform(key: str) -> float:

@@ -1,7 +1,7 @@
-"""Sources that are made here: fractal images, and scikit-learn's digits enlarged.
+"""Generated sources: fractal images, and scikit-learn's digits enlarged.
 
-An image depends only on the source's configuration and its own number, so packing may run in any number of
-processes and a dataset of the same configuration is the same, byte for byte.
+An image depends only on the configuration of the source and on its number, so packing may run in any number of processes and
+datasets of the same configuration are equal, byte for byte.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from PIL import Image
 from vitmodel.data.generated import DigitsConfig, FractalConfig
 from vitmodel.data.images import encode_png
 from vitmodel.data.order import hash_uint64, permutation
-from vitmodel.data.sources import Encoded, Part, Source
+from vitmodel.data.sources import EncodedImage, SampleList, Source
 
 Array = NDArray[np.float64]
 
 
 # --- fractals -------------------------------------------------------------------------------------------------
 
-_WALKERS = 64  # points that play the chaos game side by side
+_WALKERS = 64  # points that play the chaos game in parallel
 _BURN_IN = 12
 _MAX_MAPS = 6
 
 
 class Systems(NamedTuple):
-    """K iterated function systems: maps x -> Ax + b, unused ones at probability 0."""
+    """K iterated function systems: maps x -> Ax + b. Unused maps have probability 0."""
 
     matrices: Array  # K, maps, 2, 2
     offsets: Array  # K, maps, 2
@@ -38,14 +38,15 @@ class Systems(NamedTuple):
 
 
 def fractals(config: FractalConfig) -> Source:
-    """All images of a fractal dataset, drawn when they are read."""
-    parts = {}
+    """All images of a fractal dataset. An image is drawn when it is read."""
+    splits = {}
     for split, count in (("train", config.train), ("val", config.val)):
         labels = np.arange(count) % config.classes
-        parts[split] = Part(labels=labels, items=[(split, number, label) for number, label in enumerate(labels.tolist())])
+        items = [(split, number, label) for number, label in enumerate(labels.tolist())]
+        splits[split] = SampleList(labels=labels, items=items)
     text = f"iterated function systems, {config.classes} classes (method: FractalDB, Kataoka et al. 2020)"
     return Source(
-        parts=parts,
+        splits=splits,
         read=partial(_read_fractals, config),
         classes=config.classes,
         image_size=config.image_size,
@@ -54,10 +55,10 @@ def fractals(config: FractalConfig) -> Source:
     )
 
 
-def _read_fractals(config: FractalConfig, items: Sequence[tuple[str, int, int]]) -> Iterator[Encoded]:
+def _read_fractals(config: FractalConfig, items: Sequence[tuple[str, int, int]]) -> Iterator[EncodedImage]:
     splits, numbers, labels = zip(*items, strict=True)
     for image in _render(config, _systems(config), np.array(labels), splits[0], np.array(numbers)):
-        yield Encoded(encode_png(image), "")
+        yield EncodedImage(encode_png(image), "")
 
 
 def _uniform(shape: tuple[int, ...], *key: int | NDArray[np.int64]) -> Array:
@@ -105,7 +106,7 @@ def _render(
 
 
 def _cells(coordinates: NDArray[np.float32], size: int) -> NDArray[np.int64]:
-    """Coordinates (n, points) as pixel rows or columns of an image that they fill, all but a border of one pixel."""
+    """Coordinates (n, points) as pixel rows or columns of an image, scaled to fill it except for a border of one pixel."""
     low, high = coordinates.min(axis=1, keepdims=True), coordinates.max(axis=1, keepdims=True)
     return ((coordinates - low) * ((size - 2) / (high - low + 1e-9)) + 1).clip(0, size - 1).astype(np.int64)
 
@@ -134,17 +135,17 @@ def _play(
 
 
 def digits(config: DigitsConfig) -> Source:
-    """scikit-learn's digits, cut into train and test class by class."""
+    """scikit-learn's digits, divided into train and test class by class."""
     _, targets = _load_digits()
     shuffled = permutation(len(targets), config.seed)
-    rank = np.empty(len(targets), dtype=np.int64)  # place of each image within its class, in shuffled order
+    rank = np.empty(len(targets), dtype=np.int64)  # position of each image within its class, in shuffled order
     for digit in range(10):
         members = shuffled[targets[shuffled] == digit]
         rank[members] = np.arange(len(members))
     in_train = rank < np.floor(config.train_fraction * np.bincount(targets))[targets]
     rows = {"train": np.flatnonzero(in_train), "test": np.flatnonzero(~in_train)}
     return Source(
-        parts={split: Part(labels=targets[numbers], items=numbers.tolist()) for split, numbers in rows.items()},
+        splits={split: SampleList(labels=targets[numbers], items=numbers.tolist()) for split, numbers in rows.items()},
         read=partial(_read_digits, config.image_size),
         classes=10,
         image_size=config.image_size,
@@ -161,8 +162,8 @@ def _load_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8), targets.astype(np.int64)
 
 
-def _read_digits(size: int, items: Sequence[int]) -> Iterator[Encoded]:
+def _read_digits(size: int, items: Sequence[int]) -> Iterator[EncodedImage]:
     pixels, _ = _load_digits()
     for number in items:
         enlarged = Image.fromarray(pixels[number]).resize((size, size), Image.Resampling.BICUBIC)
-        yield Encoded(encode_png(np.asarray(enlarged)), "")
+        yield EncodedImage(encode_png(np.asarray(enlarged)), "")

@@ -1,1 +1,1 @@
-"""Formats that datasets come in: one module each, a folder of downloads to a Source."""
+"""Formats of datasets: one module each, which turns a folder of downloads into a Source."""

@@ -1,7 +1,7 @@
 """Parquet files in the Hugging Face image layout: an image column of {bytes, path} and a column of class numbers.
 
-Packing reads images in a shuffled order, for which a row group would be decoded again and again. So each file's image
-bytes are first copied, once, into one plain file in the staging folder, and read from there.
+Packing reads images in a shuffled order, which would decode every row group many times. So the image bytes of each file are
+copied once into a plain file in the staging folder, and read from there.
 """
 
 from __future__ import annotations
@@ -17,39 +17,38 @@ import pyarrow.parquet as pq
 
 from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import ParquetFormat
-from vitmodel.data.formats.files import SPLIT_NAMES
-from vitmodel.data.formats.tars import Place, read_places, split_of
+from vitmodel.data.formats.common import SPLIT_NAMES, FileRange, read_ranges, split_of
 from vitmodel.data.order import Ints
-from vitmodel.data.sources import Part, Source
+from vitmodel.data.sources import SampleList, Source, count_classes
+from vitmodel.files import atomic_path
 
 
 def open_parquet(root: Path, config: ParquetFormat, staging: Path) -> Source:
-    """All parquet files below a folder; the split is the first word of a file's name, or its folder's."""
+    """All parquet files below a folder. The split is the prefix of a file's name, or of its folder's name."""
     paths = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
     if not paths:
-        raise UserError("no parquet files here", file=str(root))
+        raise UserError("no parquet files in this folder", file=str(root))
     labels: dict[str, list[Ints]] = {}
-    items: dict[str, list[Place]] = {}
+    items: dict[str, list[FileRange]] = {}
     names: tuple[str, ...] = ()
     for path in paths:
         split = split_of(path, root)
         names = _check_schema(path, config) or names
-        found_labels, places = _staged(path, config, staging)
-        labels.setdefault(split, []).append(found_labels)
-        items.setdefault(split, []).extend(places)
-    parts = {split: Part(labels=np.concatenate(labels[split]), items=items[split]) for split in labels}
-    if "train" not in parts:
+        file_labels, file_items = _staged(path, config, staging)
+        labels.setdefault(split, []).append(file_labels)
+        items.setdefault(split, []).extend(file_items)
+    splits = {split: SampleList(labels=np.concatenate(labels[split]), items=items[split]) for split in labels}
+    if "train" not in splits:
         raise UserError("no train files", file=str(root), allowed=", ".join(SPLIT_NAMES))
-    classes = len(names) or 1 + max(int(part.labels.max()) for part in parts.values())
-    return Source(parts=parts, read=read_places, classes=classes, class_names=names)
+    return Source(splits=splits, read=read_ranges, classes=len(names) or count_classes(splits), class_names=names)
 
 
 def _check_schema(path: Path, config: ParquetFormat) -> tuple[str, ...]:
-    """The classes' names, where the metadata has them. Raises UserError for columns of another kind."""
+    """The class names, if the metadata has them. Raises UserError for columns of another type."""
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"no readable parquet file: {error}", file=str(path)) from None
+        raise UserError(f"not a readable parquet file: {error}", file=str(path)) from None
     for column in (config.image, config.label):
         if column not in schema.names:
             raise UserError(f"no column {column!r}", file=str(path), allowed=", ".join(schema.names))
@@ -57,7 +56,7 @@ def _check_schema(path: Path, config: ParquetFormat) -> tuple[str, ...]:
     if not pa.types.is_struct(image) or image.get_field_index("bytes") < 0:
         raise UserError(f"column {config.image!r} is {image}, not an image", file=str(path), allowed="struct<bytes, path>")
     if not pa.types.is_integer(schema.field(config.label).type):
-        raise UserError(f"column {config.label!r} is no class number", file=str(path), allowed="whole numbers")
+        raise UserError(f"column {config.label!r} does not hold class numbers", file=str(path), allowed="integers")
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[config.label]["names"])
@@ -65,23 +64,23 @@ def _check_schema(path: Path, config: ParquetFormat) -> tuple[str, ...]:
         return ()
 
 
-def _staged(path: Path, config: ParquetFormat, staging: Path) -> tuple[Ints, list[Place]]:
-    """Labels of a file's rows, and where their images' bytes now lie."""
-    facts = path.stat()
-    key = hashlib.sha256(f"{path.absolute()} {facts.st_size} {facts.st_mtime_ns} {config}".encode()).hexdigest()[:16]
+def _staged(path: Path, config: ParquetFormat, staging: Path) -> tuple[Ints, list[FileRange]]:
+    """Labels of a file's rows, and where their image bytes are in the staging folder."""
+    status = path.stat()
+    key = hashlib.sha256(f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {config}".encode()).hexdigest()[:16]
     data, table = staging / f"{key}.bin", staging / f"{key}.npy"
     if not table.exists():
-        staging.mkdir(parents=True, exist_ok=True)
-        rows = _copy(path, config, data)
-        np.save(staging / f"{key}.partial.npy", rows)
-        (staging / f"{key}.partial.npy").rename(table)  # last: the mark that the copy is whole
+        with atomic_path(data) as partial:
+            rows = _copy(path, config, partial)
+        with atomic_path(table) as partial, partial.open("wb") as file:  # last: marks the copy as complete
+            np.save(file, rows)
     rows = np.load(table)
     ends = np.cumsum(rows[:, 0])
-    places = [
+    items = [
         (str(data), end - length, length, f"{path}, row {number}")
         for number, (end, length) in enumerate(zip(ends.tolist(), rows[:, 0].tolist(), strict=True))
     ]
-    return rows[:, 1], places
+    return rows[:, 1], items
 
 
 def _copy(path: Path, config: ParquetFormat, data: Path) -> Ints:
@@ -92,7 +91,7 @@ def _copy(path: Path, config: ParquetFormat, data: Path) -> Ints:
             for image, label in zip(*(batch.column(name).to_pylist() for name in (config.image, config.label)), strict=True):
                 encoded = _bytes_of(image, path, len(rows))
                 if not isinstance(label, int) or label < 0:
-                    raise UserError(f"row {len(rows)} has no class: {label!r}", file=str(path))
+                    raise UserError(f"row {len(rows)} has no valid class: {label!r}", file=str(path))
                 out.write(encoded)
                 rows.append((len(encoded), label))
     if not rows:

@@ -1,4 +1,4 @@
-"""Many equal jobs over the processes of this machine."""
+"""Runs many equal jobs on the processes of this machine."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import TypeVar
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-WORTH_PROCESSES = 4  # jobs; fewer are done here sooner than processes start
+MIN_JOBS = 4  # fewer jobs finish in this process before others have started
 
 
-def spread(function: Callable[[Job], Result], jobs: list[Job], processes: int | None = None) -> Iterator[Result]:
-    """Results as they come. `function` is one of a module; no process outlives the loop, also where a job fails."""
+def map_unordered(function: Callable[[Job], Result], jobs: list[Job], processes: int | None = None) -> Iterator[Result]:
+    """Results as they become available. `function` must be importable. All processes have ended when the iteration ends or
+    a job fails."""
     count = min(processes or len(os.sched_getaffinity(0)), len(jobs))
-    if count <= 1 or len(jobs) < WORTH_PROCESSES:
+    if count <= 1 or len(jobs) < MIN_JOBS:
         yield from map(function, jobs)
         return
     context = get_context("forkserver")
     context.set_forkserver_preload([function.__module__, "webdataset"])  # imported once, not in every process
     with ProcessPoolExecutor(count, mp_context=context) as pool:
-        waiting = [pool.submit(function, job) for job in jobs]
+        pending = [pool.submit(function, job) for job in jobs]
         try:
-            for future in as_completed(waiting):
+            for future in as_completed(pending):
                 yield future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

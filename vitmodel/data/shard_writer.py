@@ -1,4 +1,4 @@
-"""Writing one shard: a tar of samples, the array of its members, and last a mark that says it is finished."""
+"""Writes one shard: a tar of samples, the array of its members, and last a mark that it is finished."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vitmodel.config.base import Frozen, UserError
-from vitmodel.data.images import Checked, check_image
+from vitmodel.data.images import CheckedImage, check_image
 from vitmodel.data.index import Shard
-from vitmodel.data.sources import Encoded, Part, Read
-from vitmodel.data.tarscan import TarSample, samples_of
-from vitmodel.files import write_bytes
+from vitmodel.data.sources import EncodedImage, ReadImages, SampleList
+from vitmodel.data.tar_index import TarSample, samples_of
+from vitmodel.files import atomic_path, write_bytes
 
-MEMBER = np.dtype([("offset", "<u8"), ("bytes", "<u4"), ("label", "<i4")])  # place of a sample's image, and its class
+MEMBER = np.dtype([("offset", "<u8"), ("bytes", "<u4"), ("label", "<i4")])  # position of a sample's image, and its class
 CHUNK_BYTES = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Everything that one shard is made of; travels to other processes and machines."""
+    """Everything that determines a shard. It is sent to other processes and machines."""
 
     root: str
     stem: str
-    names: list[str]  # the samples' keys
-    part: Part
-    read: Read
-    check: bool  # decode every image to its end
+    names: list[str]  # keys of the samples in the tar
+    samples: SampleList
+    read: ReadImages
+    check: bool  # decode every image completely
     resize: int | None
     may_skip: bool
 
 
 class WrittenShard(Frozen):
-    """A finished shard (none where all its images were bad), the unreadable images left out of it, and the side of its
-    images where all are equal squares."""
+    """A finished shard (None if all its images were bad), the bad images that were left out, and the side of its images if
+    all are equal squares."""
 
     stem: str
     shard: Shard | None
@@ -53,18 +53,18 @@ class WrittenShard(Frozen):
         return self.shard.samples if self.shard else 0
 
 
-def finish_job(job: ShardJob) -> WrittenShard:
-    """Write a shard, unless an earlier attempt has finished it and its bytes are still those."""
+def write_shard(job: ShardJob) -> WrittenShard:
+    """Write a shard, unless an earlier attempt has finished it and its bytes are unchanged."""
     root, mark = Path(job.root), Path(job.root) / "done" / f"{job.stem}.json"
     if not mark.parent.is_dir():
-        raise UserError("this machine does not see the folder being packed: it must be shared by all nodes", file=job.root)
+        raise UserError("this machine cannot see the destination folder; all nodes must share it", file=job.root)
     if mark.exists():
         try:
             written = WrittenShard.model_validate_json(mark.read_text())
             if written.shard is None or sha256_of(root / written.shard.name) == written.shard.sha256:
                 return written
         except (OSError, ValidationError):
-            pass  # half a mark, or a shard that is gone: written again
+            pass  # an incomplete mark or a missing shard: write it again
     written = _write(job, root)
     write_bytes(mark, written.model_dump_json().encode())
     return written
@@ -75,12 +75,15 @@ def _write(job: ShardJob, root: Path) -> WrittenShard:
 
     bad: list[str] = []
     sides: set[tuple[int, int]] = set()
-    path, partial = root / f"{job.stem}.tar", root / f".{job.stem}.tar.partial"
-    with partial.open("wb") as file, TarWriter(file, mtime=0, user="vitscale", group="vitscale", encoder=False) as writer:
+    path = root / f"{job.stem}.tar"
+    with (
+        atomic_path(path) as partial,
+        partial.open("wb") as file,
+        TarWriter(file, mtime=0, user="vitscale", group="vitscale", encoder=False) as writer,
+    ):
         for number, image in _good_images(job, bad):
             writer.write(_sample(job, number, image))
             sides.add((image.width, image.height))
-    partial.rename(path)
     if len(bad) == len(job.names):
         path.unlink()
         return WrittenShard(stem=job.stem, shard=None, bad=tuple(bad), image_size=None)
@@ -93,39 +96,37 @@ def _write(job: ShardJob, root: Path) -> WrittenShard:
     )
 
 
-def _good_images(job: ShardJob, bad: list[str]) -> Iterator[tuple[int, Checked]]:
-    """(place in the shard, image) of every readable image. The first bad one is a UserError, or noted where it may be."""
-    for number, encoded in enumerate(job.read(job.part.items)):
+def _good_images(job: ShardJob, bad: list[str]) -> Iterator[tuple[int, CheckedImage]]:
+    """(number in the shard, image) of every readable image. A bad one is added to `bad`, or raises UserError if none may be
+    skipped."""
+    for number, encoded in enumerate(job.read(job.samples.items)):
         try:
             yield number, _checked(job, encoded)
         except ValueError as error:
             if not job.may_skip:
-                raise UserError(f"no image to pack: {error}", file=encoded.where) from None
-            bad.append(f"{encoded.where}: {error}")
+                raise UserError(f"the image cannot be packed: {error}", file=encoded.origin) from None
+            bad.append(f"{encoded.origin}: {error}")
 
 
-def _checked(job: ShardJob, encoded: Encoded) -> Checked:
+def _checked(job: ShardJob, encoded: EncodedImage) -> CheckedImage:
     if job.check:
         return check_image(encoded.data, job.resize)
-    return Checked(encoded.data, "png", 0, 0)
+    return CheckedImage(encoded.data, "png", 0, 0)
 
 
-def _sample(job: ShardJob, number: int, image: Checked) -> dict[str, Any]:
-    """In WebDataset's layout: key.png and key.cls, and key.json with all right answers where a class is not the whole truth."""
+def _sample(job: ShardJob, number: int, image: CheckedImage) -> dict[str, Any]:
+    """In WebDataset's layout: key.png and key.cls; also key.json with all correct classes if there may be several."""
     sample: dict[str, Any] = {"__key__": job.names[number], image.extension: image.data}
-    label = int(job.part.labels[number])
+    label = int(job.samples.labels[number])
     if label >= 0:
         sample["cls"] = str(label).encode()
-    if job.part.label_sets is not None:
-        sample["json"] = json.dumps({"labels": job.part.label_sets[number]}).encode()
+    if job.samples.label_sets is not None:
+        sample["json"] = json.dumps({"labels": job.samples.label_sets[number]}).encode()
     return sample
 
 
-# --- what is known of a shard ---------------------------------------------------------------------------------
-
-
 def describe_shard(root: Path, path: Path, members: str, ignore: tuple[str, ...] = ()) -> Shard:
-    """Scan a tar; write the array of its members, and of its label sets; return its entry of the index."""
+    """Scan a tar; write the array of its members, and of its label sets; return its entry in the index."""
     samples = list(samples_of(path, ignore))
     if not samples:
         raise UserError("no samples in this tar", file=str(path))
