@@ -1,6 +1,6 @@
-"""A headless Chromium that is installed here, driven through its own protocol: what a page shows, says and would load.
+"""Drives an installed headless Chromium through the DevTools protocol: what a page shows, logs and requests.
 
-Found on the PATH; nothing is downloaded. `open_page` yields a Page; the browser and its profile are gone afterwards.
+The browser is searched for on the PATH; nothing is downloaded. `open_page` yields a Page and ends the browser afterwards.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def find() -> str | None:
 
 
 class Page:
-    """One tab. `problems`: what the console and the loader complained about; `requests`: addresses asked for."""
+    """One tab. `problems`: errors and warnings of the console and the loader; `requests`: the requested URLs."""
 
     def __init__(self, address: str) -> None:
         self._socket = websocket.create_connection(address, timeout=START_SECONDS, suppress_origin=True)
@@ -37,10 +37,10 @@ class Page:
         self.problems: list[str] = []
         self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable")
+            self.send(f"{domain}.enable")
 
-    def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; events that come meanwhile are noted."""
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command and wait for its result; events that arrive meanwhile are recorded."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
@@ -49,39 +49,39 @@ class Page:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")
                 return message.get("result", {})
-            self._note(message)
+            self._record(message)
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page; a promise is waited for."""
-        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in found:
-            raise RuntimeError(found["exceptionDetails"])
-        return found["result"].get("value")
+        """The value of a JavaScript expression in the page; waits for promises."""
+        reply = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in reply:
+            raise RuntimeError(reply["exceptionDetails"])
+        return reply["result"].get("value")
 
     def resize(self, width: int, height: int = 900) -> None:
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
 
     def open(self, path: Path, ready: str = "document.readyState === 'complete'", seconds: float = 60.0) -> None:
         """Load a file and wait until the expression `ready` is true."""
         address = path.absolute().as_uri()
-        self.ask("Page.navigate", url=address)
+        self.send("Page.navigate", url=address)
         deadline = time.monotonic() + seconds
-        there = f"location.href === {json.dumps(address)} && document.documentElement !== null"  # not the page before
-        while not self.run(f"{there} && ({ready})"):
-            assert time.monotonic() < deadline, f"{path} never became ready ({ready}); {self.problems}"
+        is_loaded = f"location.href === {json.dumps(address)} && document.documentElement !== null"  # not the previous page
+        while not self.run(f"{is_loaded} && ({ready})"):
+            assert time.monotonic() < deadline, f"{path} did not become ready ({ready}); {self.problems}"
             time.sleep(0.05)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page, however long, as PNG."""
-        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+        """The whole page as PNG."""
+        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
 
     def pdf(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.ask("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]))
+        path.write_bytes(base64.b64decode(self.send("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]))
 
     def close(self) -> None:
         self._socket.close()
 
-    def _note(self, message: dict[str, Any]) -> None:
+    def _record(self, message: dict[str, Any]) -> None:
         params = message.get("params", {})
         match message.get("method"):
             case "Runtime.exceptionThrown":
@@ -96,7 +96,7 @@ class Page:
 
 @contextmanager
 def open_page(profile: Path) -> Iterator[Page]:
-    """A tab of a browser of its own, whose profile is the folder given."""
+    """A tab of a new browser process with this profile folder."""
     command = [find() or NAMES[0], *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -111,7 +111,7 @@ def open_page(profile: Path) -> Iterator[Page]:
 
 
 def _address(profile: Path, browser: subprocess.Popen[bytes]) -> str:
-    """Where the first tab listens: the browser writes its port into its profile once it is up."""
+    """The WebSocket address of the first tab. The browser writes its port into the profile when it is ready."""
     import urllib.request
 
     deadline = time.monotonic() + START_SECONDS

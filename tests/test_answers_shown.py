@@ -1,4 +1,4 @@
-"""Contracts of findings as the report shows them: verdicts with their numbers, laws with bands, what was held out, targets."""
+"""Findings in the report: verdicts with their numbers, laws with bands, held-out points, targets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,19 @@ import pytest
 from test_report import CANARY, Page, done
 
 from orchestrator import laws
-from orchestrator.report import answer_tables, interactive, law_charts, page, plots
-from orchestrator.verdicts.answers import Claim, Comparison, Curve, Findings, Forecast, Measure, Point, Verdict, View
+from orchestrator.report import answer_tables, interactive, law_charts, plots
+from orchestrator.report.page import write_page
+from orchestrator.verdicts.answers import (
+    ClaimVerdict,
+    Comparison,
+    Curve,
+    CurvePoint,
+    Findings,
+    Forecast,
+    Measure,
+    Verdict,
+    View,
+)
 
 IMAGES = np.geomspace(1e3, 1e6, 10)
 
@@ -23,7 +34,7 @@ def law_of(exponent: float) -> laws.Law:
 
 
 @pytest.fixture(scope="module")
-def found() -> Findings:
+def findings() -> Findings:
     """Two families of known power laws over data, one curve without a law, a verdict in two views, two targets."""
     curves = [
         Curve(view="digits", family=f, variant="", axis="dataset_size", points=points(f, c), law=law_of(c))
@@ -31,7 +42,7 @@ def found() -> Findings:
     ]
     none = Curve(view="digits", family="vit", variant="", axis="pretrain_flops", points=(), law=None, refused="too few points")
     ratio = laws.compute_ratio(law_of(0.3), law_of(0.5))
-    claim = Claim(
+    claim = ClaimVerdict(
         name="overtakes",
         says="ViT overtakes ResNet",
         view="digits",
@@ -73,7 +84,7 @@ def found() -> Findings:
     )
 
 
-def points(family: str, exponent: float) -> tuple[Point, ...]:
+def points(family: str, exponent: float) -> tuple[CurvePoint, ...]:
     fields = {
         "family": family,
         "variant": f"{family}-8",
@@ -84,45 +95,48 @@ def points(family: str, exponent: float) -> tuple[Point, ...]:
         "spread": 0.01,
         "noise": 0.01,
     }
-    known = {name: value for name, value in fields.items() if name in Point.__dataclass_fields__}
+    known = {name: value for name, value in fields.items() if name in CurvePoint.__dataclass_fields__}
     return tuple(
-        Point(**known, dataset_size=int(n), pretrain_flops=1e6 * n, error=float(5 * n**-exponent), runs=(f"run-{i}",))
+        CurvePoint(**known, dataset_size=int(n), pretrain_flops=1e6 * n, error=float(5 * n**-exponent), runs=(f"run-{i}",))
         for i, n in enumerate(IMAGES)
     )
 
 
-def test_verdicts_and_targets_are_told_with_numbers(found: Findings) -> None:
-    shown = answer_tables.of_findings(found)
+def test_verdicts_and_targets_have_numbers(findings: Findings) -> None:
+    shown = answer_tables.tables_of_findings(findings)
     (verdict,) = shown["verdicts"]
     assert (verdict["verdict"], verdict["tally"], verdict["runs"]) == ("holds", "1 cannot tell", ["a", "b"])
     assert "3e+04" in verdict["number"]
     known, unknown = shown["targets"]
     assert (known["error"], known["interval"], known["measured"]) == ("0.3%", "0.2% to 0.4%", "0.35%")
-    assert (unknown["error"], unknown["by"]) == ("", "no law")
-    assert shown["unfitted"] == ["1 curve without a law: too few points"]
+    assert (known["state"], known["beyond"], known["by"]) == ("inside the interval", "images 3x", "M1 law over data")
+    assert (unknown["error"], unknown["state"], unknown["by"]) == ("", "no forecast", "no law")
+    assert shown["unfitted"] == ["No law for 1 curve: too few points"]
 
 
-def test_parameters_stand_in_their_own_unit_with_intervals_that_hold_the_truth(found: Findings) -> None:
-    for curve, exponent in zip(found.curves, (0.5, 0.3), strict=False):
+def test_parameters_are_in_units_of_x_with_intervals_that_contain_the_true_value(findings: Findings) -> None:
+    for curve, exponent in zip(findings.curves, (0.5, 0.3), strict=False):
         assert curve.law is not None
         value, low, high = answer_tables.parameters(curve.law, 0.9)["c"]
         assert low <= value <= high
         assert value == pytest.approx(exponent, abs=0.01)
 
 
-def test_what_is_held_out_is_beyond_half_of_the_largest_and_was_not_fitted(found: Findings) -> None:
-    law = found.curves[0].law
+def test_held_out_points_are_above_half_of_the_largest_and_are_not_fitted(findings: Findings) -> None:
+    law = findings.curves[0].law
     assert law is not None
-    test = law_charts.held_out(law)
+    test = law_charts.held_out_test(law)
     assert test is not None
     assert test.cut == IMAGES[-1] / 2
     assert test.law.x_range[1] <= test.cut
     assert test.rmse == pytest.approx(0.01, abs=0.01)
-    assert law_charts.held_out(laws.fit(IMAGES[:4], 5 * IMAGES[:4] ** -0.5, "M1")) is None, "three points carry no law"
+    assert law_charts.held_out_test(laws.fit(IMAGES[:4], 5 * IMAGES[:4] ** -0.5, "M1")) is None, (
+        "three points are too few for a law"
+    )
 
 
-def test_a_chart_with_laws_shows_bands_held_out_points_and_targets_in_both_drawings(found: Findings) -> None:
-    (chart,) = law_charts.of_findings(found)
+def test_both_drawings_of_a_chart_with_laws_show_bands_held_out_points_and_targets(findings: Findings) -> None:
+    (chart,) = law_charts.charts_of_findings(findings)
     assert len(chart.trends) == 2
     assert [target.label for target in chart.targets] == ["ViT at 3M"]
     hollow = chart.points[chart.points["held_out"]]
@@ -138,11 +152,11 @@ def test_a_chart_with_laws_shows_bands_held_out_points_and_targets_in_both_drawi
     assert {"_law", "_forecast", "_before"} <= {str(line.get_label()) for line in plots.draw(chart).axes[0].lines}
 
 
-def test_the_page_opens_with_the_verdicts_and_escapes_them(found: Findings, tmp_path: Path) -> None:
-    hostile = replace(found, claims=tuple(replace(claim, sentence=CANARY, says=CANARY) for claim in found.claims))
-    text = page.write(done(tmp_path), tmp_path, {}, hostile).read_text()
+def test_the_page_starts_with_the_verdicts_and_escapes_them(findings: Findings, tmp_path: Path) -> None:
+    hostile = replace(findings, claims=tuple(replace(claim, sentence=CANARY, says=CANARY) for claim in findings.claims))
+    text = write_page(done(tmp_path), tmp_path, {}, hostile).read_text()
     shown = Page(text).shown
     assert CANARY not in text
     assert shown.count(CANARY) >= 2
-    order = [shown.index(word) for word in ("Verdicts", "Targets", "Where each family stands", "Curves", "Laws", "Results")]
+    order = [shown.index(title) for title in ("Verdicts", "Targets", "Summary by", "Curves", "Scaling laws", "Results")]
     assert order == sorted(order)

@@ -165,7 +165,7 @@ def test_an_image_is_lit_where_attention_goes() -> None:
     image = np.full((32, 32, 3), 200, np.uint8)
     weights = np.zeros((4, 4), np.float32)
     weights[1, 2] = 1
-    light = model_figures.lit(image, weights)
+    light = model_figures.weighted_image(image, weights)
     assert light[12, 20, 0] == 179, "half a pixel off the centre of the patch, both ways: 0.12 + 0.88 x (15/16)^2"
     assert light[28, 4, 0] < 30
 

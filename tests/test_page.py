@@ -1,4 +1,4 @@
-"""The report in a real browser, where one is installed: nothing complains, nothing overflows, every curve is drawn."""
+"""The report in a real browser, if one is installed: no errors, no overflow, every curve is drawn."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 from browser import Page
 from test_report import CANARY, FACTS, done, with_a_gap
 
-from orchestrator.report import charts, interactive
-from orchestrator.report import page as report
+from orchestrator.report import interactive
+from orchestrator.report.page import write_page
+from orchestrator.report.run_charts import charts_of_frame
 
 DRAWN = "document.documentElement.dataset.drawn === 'yes'"
 SHOWN = "[...document.querySelectorAll('.still')].map(e => e.getBoundingClientRect().width > 0)"
 
 needs_browser = pytest.mark.skipif(
     browser.find() is None or sys.platform == "win32",
-    reason=f"NOT CHECKED IN A BROWSER: none of {', '.join(browser.NAMES)} is on the PATH",
+    reason=f"not checked in a browser: none of {', '.join(browser.NAMES)} is on the PATH",
 )
 
 
@@ -31,19 +32,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 def traces_of(frame: pd.DataFrame) -> list[int]:
-    """How many lines or marks each chart has to show."""
-    figures = [interactive.figure(chart)["data"] for chart in charts.of_frame(frame)]
+    """The number of traces that each chart must show."""
+    figures = [interactive.figure(chart)["data"] for chart in charts_of_frame(frame)]
     return [sum(any(y is not None for y in trace["y"]) for trace in figure) for figure in figures]
 
 
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1440])
-def test_the_report_stands_in_a_browser(page: Page, tmp_path: Path, width: int) -> None:
+def test_the_report_is_drawn_in_a_browser(page: Page, tmp_path: Path, width: int) -> None:
     frame = done(tmp_path, seeds=2)
     page.problems.clear()
     page.requests.clear()
     page.resize(width)
-    path = report.write(frame, tmp_path, FACTS)
+    path = write_page(frame, tmp_path, FACTS)
     page.open(path, DRAWN)
     assert page.run("document.documentElement.scrollWidth") <= width
     outside = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
@@ -58,14 +59,14 @@ def test_the_report_stands_in_a_browser(page: Page, tmp_path: Path, width: int) 
 
 
 @needs_browser
-def test_a_legend_hides_a_line_and_a_point_says_its_run(page: Page, tmp_path: Path) -> None:
+def test_a_legend_hides_a_line_and_a_point_shows_its_run(page: Page, tmp_path: Path) -> None:
     page.resize(1440)
-    page.open(report.write(done(tmp_path), tmp_path, FACTS), DRAWN)
+    page.open(write_page(done(tmp_path), tmp_path, FACTS), DRAWN)
     box = "document.querySelector('.live')"
     page.run(f"Plotly.Fx.hover({box}, [{{curveNumber: 0, pointNumber: 0}}])")
-    said = page.run(f"{box}.querySelector('.hoverlayer').textContent")
-    for word in ("finetune-resnet-1000-0-7", "N = 2,000", "D = 1,000 images", "C = 54 teraFLOPs", "top-1 = 70.00%"):
-        assert word in said
+    hover_text = page.run(f"{box}.querySelector('.hoverlayer').textContent")
+    for fact in ("finetune-resnet-1000-0-7", "N = 2,000", "D = 1,000 images", "C = 54 teraFLOPs", "top-1 = 70.00%"):
+        assert fact in hover_text
     visible = f"[...{box}.querySelectorAll('.scatterlayer .trace')].length"
     before = page.run(visible)
     page.run(f"Plotly.restyle({box}, {{visible: 'legendonly'}}, [0]).then(() => 0)")
@@ -73,8 +74,8 @@ def test_a_legend_hides_a_line_and_a_point_says_its_run(page: Page, tmp_path: Pa
 
 
 @needs_browser
-def test_tables_sort_filter_and_show_every_run(page: Page, tmp_path: Path) -> None:
-    page.open(report.write(done(tmp_path), tmp_path, FACTS), DRAWN)
+def test_tables_sort_and_filter_and_list_all_runs(page: Page, tmp_path: Path) -> None:
+    page.open(write_page(done(tmp_path), tmp_path, FACTS), DRAWN)
     column = "[...document.querySelectorAll('table.results tbody tr')].filter(r => !r.hidden).map(r => r.cells[3].textContent)"
     click = "document.querySelectorAll('table.results th button')[3].click()"
     page.run(click)
@@ -89,11 +90,11 @@ def test_tables_sort_filter_and_show_every_run(page: Page, tmp_path: Path) -> No
 
 
 @needs_browser
-def test_hostile_names_are_shown_and_never_run(page: Page, tmp_path: Path) -> None:
+def test_hostile_names_are_shown_and_not_executed(page: Page, tmp_path: Path) -> None:
     page.problems.clear()
     frame = with_a_gap(tmp_path, reason=f"{CANARY}\n<img src=x onerror=alert(1)>")
     frame = frame.replace({"task": {"digits": CANARY}, "variant": {"V8": "<a href='javascript:alert(1)'>x</a>", "R8": CANARY}})
-    page.open(report.write(frame, tmp_path, {"title": CANARY}), DRAWN)
+    page.open(write_page(frame, tmp_path, {"title": CANARY}), DRAWN)
     page.run("document.getElementById('every-run').open = true")
     page.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
     page.run("Plotly.Fx.hover(document.querySelector('.live'), [{curveNumber: 0, pointNumber: 0}])")
@@ -105,14 +106,14 @@ def test_hostile_names_are_shown_and_never_run(page: Page, tmp_path: Path) -> No
 
 
 @needs_browser
-def test_paper_and_readers_without_script_get_the_drawings(page: Page, tmp_path: Path) -> None:
-    path = report.write(done(tmp_path), tmp_path, FACTS)
+def test_print_and_browsers_without_scripts_show_static_images(page: Page, tmp_path: Path) -> None:
+    path = write_page(done(tmp_path), tmp_path, FACTS)
     page.open(path, DRAWN)
-    page.ask("Emulation.setEmulatedMedia", media="print")
+    page.send("Emulation.setEmulatedMedia", media="print")
     assert set(page.run(SHOWN)) == {True}
     assert page.run("[...document.querySelectorAll('.live')].some(e => e.getBoundingClientRect().width > 0)") is False
-    page.ask("Emulation.setEmulatedMedia", media="")
-    page.ask("Emulation.setScriptExecutionDisabled", value=True)
+    page.send("Emulation.setEmulatedMedia", media="")
+    page.send("Emulation.setScriptExecutionDisabled", value=True)
     page.open(path)
     assert set(page.run(SHOWN)) == {True}
-    page.ask("Emulation.setScriptExecutionDisabled", value=False)
+    page.send("Emulation.setScriptExecutionDisabled", value=False)

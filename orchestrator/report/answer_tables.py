@@ -1,6 +1,6 @@
-"""What findings say, as plain data for the report's template: verdicts, targets, laws, compute ratios.
+"""Findings as plain data for the report's template: verdicts, targets, laws, compute ratios.
 
-Every value is text, ready to be escaped and shown.
+Every value is text. The template escapes it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,23 @@ from typing import Any
 import numpy as np
 
 from orchestrator.laws.law import Law
-from orchestrator.report.law_charts import held_out
+from orchestrator.report.law_charts import held_out_test
 from orchestrator.results.summary import family_name, percent
-from orchestrator.verdicts.answers import Claim, Comparison, Curve, Findings, Forecast, Verdict
+from orchestrator.verdicts.answers import ClaimVerdict, Comparison, Curve, Findings, Forecast, Verdict
 
-STYLES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.CANNOT_TELL: "tell"}
-AXES = {"pretrain_flops": "compute", "dataset_size": "images"}
-ALONG = {"pretrain_flops": "C", "dataset_size": "D"}
+BADGES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.CANNOT_TELL: "unknown"}  # classes of report.css
+AXES = {"pretrain_flops": "compute", "dataset_size": "images", "params": "parameters"}
+SYMBOLS = {"pretrain_flops": "C", "dataset_size": "D"}
+STATES = {
+    "open": "not measured yet",
+    "inside": "inside the interval",
+    "outside": "outside the interval",
+    "refused": "no forecast",
+}
 
 
-def of_findings(findings: Findings | None) -> dict[str, Any]:
-    """All that the template shows of findings; empty lists without them."""
+def tables_of_findings(findings: Findings | None) -> dict[str, Any]:
+    """Everything that the template shows of the findings; empty lists without findings."""
     if findings is None:
         return {
             "verdicts": [],
@@ -30,7 +36,7 @@ def of_findings(findings: Findings | None) -> dict[str, Any]:
             "laws": [],
             "unfitted": [],
             "comparisons": [],
-            "unending": False,
+            "is_unbounded": False,
             "ceilings": {},
             "level": "",
         }
@@ -40,46 +46,46 @@ def of_findings(findings: Findings | None) -> dict[str, Any]:
         "laws": [_law(curve, curve.law, findings.level) for curve in findings.curves if curve.law],
         "unfitted": unfitted(findings),
         "comparisons": [_comparison(comparison) for comparison in findings.comparisons],
-        "unending": any(one.ratio.low == 0 or math.isinf(one.ratio.high) for one in findings.comparisons),
+        "is_unbounded": any(c.ratio.low == 0 or math.isinf(c.ratio.high) for c in findings.comparisons),
         "ceilings": dict(findings.ceilings),
         "level": f"{findings.level:.0%}",
     }
 
 
 def verdicts(findings: Findings) -> list[dict[str, Any]]:
-    """The headline of each claim, with what the other views say of it."""
-    return [_with_others(claim, findings) for claim in findings.claims if claim.headline]
+    """The headline verdict of each claim, with the verdicts of the claim's other views."""
+    return [_with_other_views(claim, findings) for claim in findings.claims if claim.headline]
 
 
-def _with_others(claim: Claim, findings: Findings) -> dict[str, Any]:
+def _with_other_views(claim: ClaimVerdict, findings: Findings) -> dict[str, Any]:
     others = [other for other in findings.claims if other.name == claim.name and not other.headline]
-    tally = Counter(str(other.verdict) for other in others)
-    said = ", ".join(f"{number} {verdict}" for verdict, number in tally.items())
-    return {**_verdict(claim), "others": [_verdict(other) for other in others], "tally": said}
+    counts = Counter(str(other.verdict) for other in others)
+    tally = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    return {**_verdict(claim), "others": [_verdict(other) for other in others], "tally": tally}
 
 
 def unfitted(findings: Findings) -> list[str]:
-    """Why curves have no law, each reason once with how many curves it met."""
+    """Why curves have no law: each reason once, with the number of curves."""
     reasons = Counter(curve.refused for curve in findings.curves if curve.law is None and curve.refused)
-    return [f"{number} curve{'s' if number > 1 else ''} without a law: {reason}" for reason, number in reasons.items()]
+    return [f"No law for {number} curve{'s' if number > 1 else ''}: {reason}" for reason, number in reasons.items()]
 
 
 def parameters(law: Law, level: float) -> dict[str, tuple[float, float, float]]:
-    """Each parameter in x's own unit: its value and the interval of the bootstrap's refits."""
-    form, draws = law.task.form, law.draws
-    drawn = [form.natural(theta, float(scale), law.centre) for theta, scale in zip(draws.theta, draws.log_scale, strict=True)]
+    """Each parameter in units of x, with its interval from the bootstrap refits."""
+    form, draws = law.problem.form, law.draws
+    refits = [form.natural(theta, float(scale), law.centre) for theta, scale in zip(draws.theta, draws.log_scale, strict=True)]
     tails = [(1 - level) / 2, (1 + level) / 2]
-    found = {}
+    values = {}
     for name, value in law.params.items():
-        low, high = np.quantile([draw[name] for draw in drawn], tails) if drawn else (math.nan, math.nan)
-        found[name] = (value, float(low), float(high))
-    return found
+        low, high = np.quantile([refit[name] for refit in refits], tails) if refits else (math.nan, math.nan)
+        values[name] = (value, float(low), float(high))
+    return values
 
 
-def _verdict(claim: Claim) -> dict[str, Any]:
+def _verdict(claim: ClaimVerdict) -> dict[str, Any]:
     return {
         "verdict": str(claim.verdict),
-        "style": STYLES[claim.verdict],
+        "style": BADGES[claim.verdict],
         "says": claim.says,
         "sentence": claim.sentence,
         "view": claim.view,
@@ -98,23 +104,24 @@ def _target(forecast: Forecast) -> dict[str, str]:
         "error": percent(forecast.error) if is_known else "",
         "interval": f"{percent(forecast.low)} to {percent(forecast.high)}" if is_known else "",
         "measured": percent(forecast.measured) if math.isfinite(forecast.measured) else "",
-        "state": forecast.state,
-        "beyond": ", ".join(f"{AXES.get(axis, axis)} x {times:.3g}" for axis, times in forecast.beyond.items()),
-        "by": f"{forecast.by}, {forecast.form}" if is_known else forecast.refused,
+        "badge": forecast.state,
+        "state": STATES[forecast.state],
+        "beyond": ", ".join(f"{AXES[axis]} {times:.3g}x" for axis, times in forecast.beyond.items()),
+        "by": f"{forecast.form} law over {forecast.by}" if is_known else forecast.refused,
     }
 
 
 def _law(curve: Curve, law: Law, level: float) -> dict[str, Any]:
-    known = parameters(law, level)
-    test = held_out(law)
+    intervals = parameters(law, level)
+    test = held_out_test(law)
     rollout = law.diagnostics.rollout.rmse
     return {
         "family": f"{family_name(curve.family)} {curve.variant}".rstrip(),
         "view": curve.view,
         "axis": AXES[curve.axis],
         "points": str(len(curve.points)),
-        "law": law.formula.replace("x", ALONG[curve.axis]),
-        "params": [f"{name} = {value:.3g} [{low:.3g}, {high:.3g}]" for name, (value, low, high) in known.items()],
+        "law": law.formula.replace("x", SYMBOLS[curve.axis]),
+        "params": [f"{name} = {value:.3g} [{low:.3g}, {high:.3g}]" for name, (value, low, high) in intervals.items()],
         "rollout": _log_percent(rollout),
         "held_out": _log_percent(test.rmse) if test else "",
     }
@@ -126,14 +133,14 @@ def _comparison(comparison: Comparison) -> dict[str, str]:
     is_known = math.isfinite(ratio.value)
     return {
         "view": comparison.view,
-        "question": f"{first} needs this many times {second}'s compute",
+        "families": f"{first} / {second}",
         "ratio": f"{ratio.value:.2g}" if is_known else "not reached",
         "interval": f"{ratio.low:.2g} to {ratio.high:.2g}" if math.isfinite(ratio.low) else "",
-        "errors": f"{percent(ratio.errors[0])} to {percent(ratio.errors[1])}" if is_known else "none in common",
+        "errors": f"{percent(ratio.errors[0])} to {percent(ratio.errors[1])}" if is_known else "no common errors",
         "method": comparison.method,
     }
 
 
 def _log_percent(log_error: float) -> str:
-    """A root mean square of log error as a share of the error."""
+    """A root mean square of log errors as a relative error in percent."""
     return percent(math.expm1(log_error)) if math.isfinite(log_error) else ""

@@ -1,6 +1,6 @@
-"""The tables of the report, as plain data for its template: results, costs, failures.
+"""The report's tables of results, costs and failures, as plain data for its template.
 
-Pure functions of the results frame; every value is text, ready to be escaped and shown.
+Pure functions of the results frame. Every value is text. The template escapes it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ UNFINISHED = ("PLANNED", "RUNNING")
 
 
 def results(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table for each task: model x images x length against upstream, fine-tune epochs and shots, top-1 in percent."""
+    """A table per task: rows are model, images, length; columns are upstream, fine-tune epochs, shots. Top-1 in percent."""
     keys = ["family", "variant", "dataset_size", "length"]
     tasks = list(dict.fromkeys(task for task in frame["task"] if task)) or [""]
-    frame = frame.assign(dataset_size=frame["dataset_size"].fillna(0))  # 0: not known, of imported weights
-    least = frame.groupby(["family", "variant"])["params"].transform("min")  # heads differ between tasks
-    order = frame.assign(params=least).sort_values(["family", "params", "variant", "dataset_size", "epochs"], kind="stable")
+    frame = frame.assign(dataset_size=frame["dataset_size"].fillna(0))  # 0: not known (imported weights)
+    params = frame.groupby(["family", "variant"])["params"].transform("min")  # heads differ between tasks
+    order = frame.assign(params=params).sort_values(["family", "params", "variant", "dataset_size", "epochs"], kind="stable")
     return [_table(task, frame, keys, list(order[keys].drop_duplicates().itertuples(index=False, name=None))) for task in tasks]
 
 
 def _table(task: str, frame: pd.DataFrame, keys: list[str], models: list[tuple[Any, ...]]) -> dict[str, Any]:
     rows = frame[(frame["task"] == task) | (frame["task"] == "")]
     columns = {("pretrain", 0.0): "upstream"} if (rows["phase"] == "pretrain").any() else {}
-    if ((rows["phase"] == "finetune") & rows["finetune_epochs"].isna()).any():  # imported rows may not say it
+    if ((rows["phase"] == "finetune") & rows["finetune_epochs"].isna()).any():  # may be missing in imported rows
         columns["finetune", 0.0] = "fine-tuned"
     columns |= {
         ("finetune", e): f"{e:g} epoch{'s' if e != 1 else ''}" for e in sorted(rows["finetune_epochs"].dropna().unique())
@@ -59,25 +59,25 @@ def _table(task: str, frame: pd.DataFrame, keys: list[str], models: list[tuple[A
 
 
 def _cell(rows: pd.DataFrame | None) -> dict[str, Any]:
-    """Mean top-1 over seeds and its range, or why there is none."""
+    """Mean top-1 over seeds with its range, or the status of a run without a result."""
     if rows is None:
         return {"text": "", "range": "", "top1": -1.0}
     done = 100 * summary.finished(rows)["top1"]
     if not len(done):
         status = rows["status"].iloc[0].lower()
-        return {"text": "" if status == "done" else status, "range": "", "top1": -1.0}  # done without labels: no error
+        return {"text": "" if status == "done" else status, "range": "", "top1": -1.0}  # a run without labels has no error
     spread = f"{done.min():.1f} to {done.max():.1f}" if len(done) > 1 else ""
     return {"text": f"{done.mean():.1f}", "range": spread, "top1": float(done.mean())}
 
 
 def results_text(frame: pd.DataFrame) -> str:
-    """The result tables for a terminal, a heading and aligned columns for each task."""
+    """The result tables for a terminal: a heading and aligned columns for each task."""
     return "\n\n".join(_aligned(table) for table in results(frame))
 
 
 def _aligned(table: dict[str, Any]) -> str:
     shows_length = len(table["lengths"]) > 1
-    head = ["model", "family", "images", *(["pretrained"] if shows_length else []), *table["columns"]]
+    head = ["model", "family", "images", *(["length"] if shows_length else []), *table["columns"]]
     lines = [head] + [
         [row["model"], row["family"], row["images"], *([row["length"]] if shows_length else [])]
         + [cell["text"] or "-" for cell in row["cells"]]
@@ -93,7 +93,7 @@ def _aligned(table: dict[str, Any]) -> str:
 
 
 def every_run(frame: pd.DataFrame) -> dict[str, Any]:
-    """All rows for the page's script: names of columns, and for each run its cells as (shown, value to sort by)."""
+    """All rows for the page's script: the column names, and the cells of each run as (text, value to sort by)."""
     rows = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
     return {"columns": list(_RUN_CELLS), "rows": [[cell(row) for cell in _RUN_CELLS.values()] for row in rows]}
 
@@ -110,9 +110,9 @@ def _text(name: str) -> Callable[[dict[str, Any]], tuple[str, Any]]:
 
 
 def phases(frame: pd.DataFrame, planned: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Cost by phase, of all attempts; `planned` hours (core_hours, gpu_hours) by phase, where known."""
+    """The cost of each phase over all attempts; `planned` has core_hours and gpu_hours by phase, if known."""
 
-    def beside(phase: Any, key: str, spent: float) -> str:
+    def spent_of_planned(phase: Any, key: str, spent: float) -> str:
         plan = planned.get(str(phase), {}).get(key)
         return hours(spent) if plan is None else f"{hours(spent)} of {hours(plan)}"
 
@@ -122,8 +122,8 @@ def phases(frame: pd.DataFrame, planned: dict[str, dict[str, float]]) -> list[di
             "runs": f"{(rows['status'] == 'DONE').sum()} of {len(rows)}",
             "attempts": int(rows["attempts"].sum()),
             "time": duration(rows["seconds"].sum()),
-            "core_hours": beside(phase, "core_hours", rows["core_hours"].sum()),
-            "gpu_hours": beside(phase, "gpu_hours", rows["gpu_hours"].sum()),
+            "core_hours": spent_of_planned(phase, "core_hours", rows["core_hours"].sum()),
+            "gpu_hours": spent_of_planned(phase, "gpu_hours", rows["gpu_hours"].sum()),
             "mfu": percent(rows["mfu"].mean()) if rows["mfu"].notna().any() else "",
         }
         for phase, rows in frame.groupby("phase", sort=False)
@@ -131,7 +131,7 @@ def phases(frame: pd.DataFrame, planned: dict[str, dict[str, float]]) -> list[di
 
 
 def costs(frame: pd.DataFrame, facts: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, planned, spent): what the study was expected to cost and what it did."""
+    """(name, planned, spent): the planned and the actual cost of the study."""
     planned = facts.get("planned") or {}
     done = frame[frame["status"] == "DONE"]
 
@@ -145,25 +145,25 @@ def costs(frame: pd.DataFrame, facts: dict[str, Any]) -> list[tuple[str, str, st
         ("runs", plan("runs", _whole), f"{len(done):,}"),
         ("pretrainings", plan("cells", _whole), f"{(done['phase'] == 'pretrain').sum():,}"),
         ("training compute", plan("train_flops", flops_text), flops_text(done["train_flops"].sum())),
-        ("the same without shared pretrainings", plan("naive_train_flops", flops_text), ""),
+        ("training compute without sharing pretrainings", plan("naive_train_flops", flops_text), ""),
         ("core-hours", plan("core_hours", hours), hours(frame["core_hours"].sum())),
         ("GPU-hours", plan("gpu_hours", hours), hours(frame["gpu_hours"].sum())),
         *_money(planned, float(frame["gpu_hours"].sum())),
-        ("wall time of the last execution", "", wall("wall_seconds")),
-        ("of it, training", "", wall("training_seconds")),
-        ("worker groups side by side", "", f"{facts['slots']}" if facts.get("slots") else ""),
+        ("wall-clock time of the last execution", "", wall("wall_seconds")),
+        ("training time in the last execution", "", wall("training_seconds")),
+        ("concurrent worker groups", "", f"{facts['slots']}" if facts.get("slots") else ""),
     ]
     return [line for line in lines if line[1] or line[2]]
 
 
 def _money(planned: dict[str, Any], gpu_hours: float) -> list[tuple[str, str, str]]:
-    """What the GPU-hours cost, where the study names a price."""
+    """The price of the GPU-hours, if the study gives one."""
     price = planned.get("price_per_gpu_hour")
-    return [] if not price else [(f"money, at {price:g} a GPU-hour", f"{planned['cost']:,.2f}", f"{price * gpu_hours:,.2f}")]
+    return [] if not price else [(f"price at {price:g} per GPU-hour", f"{planned['cost']:,.2f}", f"{price * gpu_hours:,.2f}")]
 
 
 def failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Runs without a result, together where the cause is the same."""
+    """Runs that ended without a result, grouped by cause."""
     rows = frame[~frame["status"].isin(["DONE", *UNFINISHED])]
     return [
         {
@@ -212,13 +212,13 @@ _RUN_CELLS: dict[str, Callable[[dict[str, Any]], tuple[str, Any]]] = {
     "model": _text("variant"),
     "parameters": _number("params", lambda v: f"{v:,}"),
     "images": _number("dataset_size", lambda v: f"{v:,}"),
-    "pretrained": _text("length"),
-    "pretraining": _number("pretrain_flops", flops_text),
+    "pretraining length": _text("length"),
+    "pretraining compute": _number("pretrain_flops", flops_text),
     "task": _text("task"),
-    "epochs": _number("finetune_epochs", lambda v: f"{v:g}"),
+    "fine-tune epochs": _number("finetune_epochs", lambda v: f"{v:g}"),
     "shots": _number("shots", lambda v: f"{v:g}"),
     "seed": _number("seed", lambda v: f"{v}"),
-    "top-1 in %": _number("top1", lambda v: f"{100 * v:.2f}"),
+    "top-1 (%)": _number("top1", lambda v: f"{100 * v:.2f}"),
     "core-hours": _number("core_hours", hours),
     "GPU-hours": _number("gpu_hours", hours),
     "status": lambda row: (str(row["status"]).lower(), str(row["status"])),

@@ -1,10 +1,10 @@
-// The page's own script: draws the charts, sorts and filters tables, shows every run. Text goes in as text, never as HTML.
+// The page's script: draws the charts, sorts and filters tables, lists all runs. Text is inserted as text, never as HTML.
 "use strict";
 (() => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const PHONE = 600;  // pixels, as in report.css
 
-  function fitted(layout, width) {
+  function fitLayout(layout, width) {
     const narrow = width < PHONE;
     const below = { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 11 } };
     const legend = { ...layout.legend, ...(narrow ? below : { x: 1.02, y: 1 }) };
@@ -16,11 +16,11 @@
     document.documentElement.classList.add("js");
     const boxes = [...document.querySelectorAll(".live")];
     const options = { responsive: true, displayModeBar: false, displaylogo: false };
-    const drawn = boxes.map((box, i) => Plotly.newPlot(box, charts[i].data, fitted(charts[i].layout, box.clientWidth), options));
+    const drawn = boxes.map((box, i) => Plotly.newPlot(box, charts[i].data, fitLayout(charts[i].layout, box.clientWidth), options));
     let width = window.innerWidth;
     window.addEventListener("resize", () => {
       if ((width < PHONE) !== (window.innerWidth < PHONE)) {
-        boxes.forEach((box, i) => Plotly.relayout(box, fitted(charts[i].layout, box.clientWidth)));
+        boxes.forEach((box, i) => Plotly.relayout(box, fitLayout(charts[i].layout, box.clientWidth)));
       }
       width = window.innerWidth;
     });
@@ -35,10 +35,10 @@
 
   function compare(a, b) {
     if (typeof a === typeof b) return typeof a === "number" ? a - b : a.localeCompare(b);
-    return typeof a === "number" ? -1 : 1;  // words and gaps come after numbers
+    return typeof a === "number" ? -1 : 1;  // text and empty cells come after numbers
   }
 
-  function sortable(table) {
+  function makeSortable(table) {
     const body = table.tBodies[0];
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       const button = document.createElement("button");
@@ -56,13 +56,13 @@
     });
   }
 
-  function filterable(table, tools) {
+  function makeFilterable(table, tools) {
     const input = document.createElement("input");
     input.type = "search";
     input.placeholder = "filter rows";
     input.setAttribute("aria-label", "filter rows");
-    const shown = document.createElement("span");
-    shown.className = "small";
+    const counter = document.createElement("span");
+    counter.className = "small";
     input.addEventListener("input", () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
       let count = 0;
@@ -71,39 +71,39 @@
         row.hidden = !words.every((word) => text.includes(word));
         count += row.hidden ? 0 : 1;
       }
-      shown.textContent = words.length ? `${count} of ${table.tBodies[0].rows.length}` : "";
+      counter.textContent = words.length ? `${count} of ${table.tBodies[0].rows.length}` : "";
     });
-    tools.append(input, shown);
+    tools.append(input, counter);
   }
 
-  function element(name, text, parent) {
-    const made = document.createElement(name);
-    made.textContent = text;
-    parent.append(made);
-    return made;
+  function appendElement(name, text, parent) {
+    const created = document.createElement(name);
+    created.textContent = text;
+    parent.append(created);
+    return created;
   }
 
-  function everyRun(details) {
+  function listRuns(details) {
     const { columns, rows } = read("runs");
     const table = details.querySelector("table");
     const head = table.createTHead().insertRow();
-    columns.forEach((name) => element("th", name, head).scope = "col");
+    columns.forEach((name) => appendElement("th", name, head).scope = "col");
     const body = table.createTBody();
     for (const values of rows) {
       const row = body.insertRow();
-      values.forEach(([shown, value]) => { element("td", shown, row).dataset.value = value; });
+      values.forEach(([text, value]) => { appendElement("td", text, row).dataset.value = value; });
     }
-    sortable(table);
-    filterable(table, details.querySelector(".tools"));
+    makeSortable(table);
+    makeFilterable(table, details.querySelector(".tools"));
   }
 
   function prepareTables() {
     document.querySelectorAll("table.sortable").forEach((table) => {
-      sortable(table);
-      filterable(table, table.closest("section, .block").querySelector(".tools"));
+      makeSortable(table);
+      makeFilterable(table, table.closest("section, .block").querySelector(".tools"));
     });
     const details = document.getElementById("every-run");
-    details?.addEventListener("toggle", () => everyRun(details), { once: true });
+    details?.addEventListener("toggle", () => listRuns(details), { once: true });
   }
 
   drawCharts().then(() => { document.documentElement.dataset.drawn = "yes"; });
