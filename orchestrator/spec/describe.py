@@ -1,4 +1,4 @@
-"""Descriptions of known datasets (studies/data/*.yaml): reading them, and what packing needs of them."""
+"""Descriptions of known datasets (studies/data/*.yaml): reads them, and derives from them how a dataset is packed."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator.spec.yamltree import YamlTree
-from vitmodel.config.base import UserError, suggest
+from orchestrator.spec.errors import combined, faults
+from orchestrator.spec.hints import did_you_mean
+from orchestrator.spec.yamltree import Place, YamlTree
+from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import Description, PackConfig
 
 HOME = Path(__file__).parents[2] / "studies" / "data"
 
 
 def read_description(path: Path) -> Description:
-    """Read and check a description. Raises UserError with its line."""
-    tree = YamlTree(path)
+    """Read and check a description. Raises UserError with all its mistakes."""
+    tree = YamlTree(path, what="a dataset description", keys=tuple(Description.model_fields))
     try:
-        return Description.model_validate(as_tuples(tree.data))
+        description = Description.model_validate(as_tuples(tree.data))
     except ValidationError as error:
-        first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-        place = tuple(first["loc"])
-        known = list(Description.model_fields)
-        if first["type"] == "extra_forbidden":
-            raise tree.error(f"unknown key{suggest(str(place[-1]), known)}", place, ", ".join(known)) from None
-        missing = str(place[-1]) if first["type"] == "missing" else ""
-        raise tree.error(first["msg"].removeprefix("Value error, "), place, missing=missing) from None
+        raise combined([*tree.faults, *faults(tree, error, Description)]) from None
+    if tree.faults:
+        raise combined(tree.faults)
+    return description
 
 
 def as_tuples(node: Any) -> Any:
-    """Lists as tuples: what strict validation wants for frozen sequences."""
+    """Lists as tuples, which strict validation requires for frozen sequences."""
     if isinstance(node, dict):
         return {key: as_tuples(value) for key, value in node.items()}
     return tuple(map(as_tuples, node)) if isinstance(node, list) else node
 
 
 def find_description(name: str) -> Path | None:
-    """The description called so: a path, or a name in studies/data with or without its folder."""
+    """The file of a description: a path that ends with .yaml, or the name of a known dataset; None where there is none."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return path
-    found = [HOME / f"{name}.yaml"] if ".." not in path.parts and not path.is_absolute() else []
-    return next((place for place in found if place.is_file()), None)
+    if ".." in path.parts or path.is_absolute():
+        return None
+    shipped = HOME / f"{name}.yaml"
+    return shipped if shipped.is_file() else None
 
 
 def known_names() -> list[str]:
@@ -50,60 +51,58 @@ def known_names() -> list[str]:
     return sorted(path.relative_to(HOME).with_suffix("").as_posix() for path in HOME.rglob("*.yaml"))
 
 
-def expand_datasets(tree: YamlTree, data: dict[str, Any]) -> dict[str, Any]:
-    """A study's data, every dataset's `describe` (a path beside the study, or a known name) replaced by what stands there."""
-    datasets = data.get("datasets")
-    if not isinstance(datasets, dict):
-        return data
-    expanded = {
-        name: _expanded(tree, name, keys) if "describe" in keys else keys
-        for name, keys in datasets.items()
-        if isinstance(keys, dict)
-    }
-    return {**data, "datasets": {**datasets, **expanded}}
-
-
-def _expanded(tree: YamlTree, name: str, keys: dict[str, Any]) -> dict[str, Any]:
-    beside = Path(tree.file).parent / str(keys["describe"])
-    path = beside if beside.is_file() else find_description(str(keys["describe"]))
+def described(tree: YamlTree, place: Place, keys: dict[str, Any]) -> dict[str, Any]:
+    """A dataset of a study with the facts of its description, unless the study states them. Raises UserError."""
+    name = str(keys["describe"])
+    local = Path(tree.file).parent / name
+    path = local if local.is_file() else find_description(name)
     if path is None or not path.is_file():
-        raise tree.error(f"no description {keys['describe']!r}", ("datasets", name, "describe"), ", ".join(known_names()))
-    own = {key: value for key, value in keys.items() if key != "describe"}
+        hint = did_you_mean(Path(name).stem, known_names())
+        message = f"no description {name!r}{hint}"
+        raise tree.error(message, (*place, "describe"), ", ".join(known_names()), example="describe: cifar10")
     description, dev = read_description(path), keys.get("dev") is True
     if dev and description.dev is None:
-        raise tree.error(f"{description.name} has no development split", ("datasets", name, "dev"), "false")
-    if not description.splits["train"] and "train" not in own:
-        raise tree.error("the description leaves the number of training images open: give train", ("datasets", name))
+        raise tree.error(f"{description.name} has no development split", (*place, "dev"), "false")
+    if not description.splits["train"] and "train" not in keys:
+        raise tree.error("the description does not have the number of training images; state train", place)
     facts = {
         "train": train_images(description, dev),
         "classes": description.classes,
         "eval_split": "val" if dev else description.eval_split,
         "licence": description.licence,
     }
-    return {**facts, **own, "description": description}
+    return {**facts, **keys, "description": description}
 
 
 def train_images(description: Description, dev: bool) -> int:
-    """Images in the train split after packing; 0 where only packing can tell."""
+    """Images in the train split after packing; 0 where they are not known before packing."""
     images = description.splits["train"]
     return images - dev_images(description) if dev else images
 
 
 def dev_images(description: Description) -> int:
-    """Images of the development set, cut off train."""
+    """Images of the development set, which is a part of train. Raises UserError where there is none."""
     if description.dev is None:
         raise UserError(f"{description.name} has no development split", field="dev")
     return max(1, round(description.dev * description.splits["train"]))
 
 
-def pack_config(description: Description, folder: Path, *, dev: bool = False, **own: Any) -> PackConfig:
-    """How a folder of a known dataset's downloads is packed; `own` are fields of PackConfig that a description leaves open.
+def pack_config(
+    description: Description,
+    folder: Path,
+    *,
+    dev: bool = False,
+    resize: int | None = None,
+    skip_bad: float = 0.0,
+    command: str = "",
+) -> PackConfig:
+    """How the downloaded files of a known dataset are packed.
 
-    Raises UserError where the folder is missing, or there is no development split to cut.
+    Raises UserError where the folder does not exist, or the dataset has no development split.
     """
     if not folder.exists():
         steps = "; ".join(f"{file.url} {f'({file.then})' if file.then else ''}".strip() for file in description.downloads)
-        raise UserError(f"no such folder: {description.title} is to be fetched first", file=str(folder), allowed=steps)
+        raise UserError(f"no such folder; download {description.title} first", file=str(folder), allowed=steps)
     if dev:
         dev_images(description)
     return PackConfig(
@@ -115,19 +114,21 @@ def pack_config(description: Description, folder: Path, *, dev: bool = False, **
         class_names=description.class_names,
         source=f"{description.title}, {description.homepage}",
         licence=description.licence,
-        **own,
+        resize=resize,
+        skip_bad=skip_bad,
+        command=command,
     )
 
 
-def check_counts(description: Description, found: dict[str, int], classes: int, *, dev: bool, skipped: int) -> None:
-    """Raise UserError where a packed dataset is not what its description says, skipped images aside."""
+def check_counts(description: Description, packed: dict[str, int], classes: int, *, dev: bool, skipped: int) -> None:
+    """Raise UserError where a packed dataset differs from its description by more than the skipped images."""
     wanted = {str(split): images for split, images in description.splits.items() if images}
     if dev:
         wanted = {"train": train_images(description, True), "val": dev_images(description)}
-    missing = [images - found.get(split, 0) for split, images in wanted.items()]
+    missing = [images - packed.get(split, 0) for split, images in wanted.items()]
     if min(missing) < 0 or sum(missing) > skipped or classes != description.classes:
         raise UserError(
-            f"packed {found} images of {classes} classes, {description.name} has {wanted} of {description.classes}: "
-            "a file is missing, or another version",
+            f"packed {packed} images of {classes} classes, but {description.name} has {wanted} of {description.classes}: "
+            "a file is missing or is of another version",
             field=description.name,
         )

@@ -47,9 +47,6 @@ class BadSamples:
             lines = known.read_text().splitlines()
             self.merge([BadSample.model_validate_json(line) for line in lines if line.endswith("}")])
 
-    def __contains__(self, sample: int) -> bool:
-        return sample in self._bad
-
     def __len__(self) -> int:
         return len(self._bad)
 

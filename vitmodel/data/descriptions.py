@@ -5,11 +5,11 @@ Reads no files; orchestrator.spec.describe reads the YAML of a description.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from vitmodel.config.base import Frozen
+from vitmodel.config.base import Frozen, UserError, suggest
 
 SplitName = Literal["train", "val", "test"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -70,6 +70,25 @@ Format = Annotated[
     FolderFormat | IdxFormat | CifarFormat | ParquetFormat | TarsFormat | ListsFormat | FlowersFormat,
     Field(discriminator="format"),
 ]
+FORMATS: dict[str, type[Frozen]] = {
+    get_args(kind.model_fields["format"].annotation)[0]: kind for kind in get_args(get_args(Format)[0])
+}
+
+
+def parse_format(name: str, texts: dict[str, str]) -> Format:
+    """A format with these keys as text; the values of a list are separated by commas. Raises UserError."""
+    if name not in FORMATS:
+        raise UserError(f"unknown format {name!r}{suggest(name, list(FORMATS))}", allowed=", ".join(FORMATS))
+    fields = {key: field for key, field in FORMATS[name].model_fields.items() if key != "format"}
+    known = ", ".join(fields) or "none"
+    if unknown := next((key for key in texts if key not in fields), ""):
+        raise UserError(f"format {name} has no key {unknown!r}{suggest(unknown, list(fields))}", allowed=known)
+    values = {key: tuple(text.split(",")) if isinstance(fields[key].default, tuple) else text for key, text in texts.items()}
+    try:
+        return TypeAdapter[Format](Format).validate_python({"format": name, **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"format {name}, key {first['loc'][-1]!r}: {first['msg']}; a description can give all keys") from None
 
 
 class LabelSets(Frozen):

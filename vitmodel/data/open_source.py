@@ -1,4 +1,4 @@
-"""Opens the source of a packing configuration. FORMATS lists the formats that can be packed."""
+"""Opens the source of a packing configuration. READERS lists how each format is read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FormatReader(NamedTuple):
     patterns: tuple[str, ...] = ()
 
 
-FORMATS: dict[str, FormatReader] = {  # detection tries them in this order
+READERS: dict[str, FormatReader] = {  # detection tries them in this order
     "parquet": FormatReader(open_parquet, ("*.parquet",)),
     "idx": FormatReader(open_idx, ("*idx3-ubyte*",)),
     "cifar": FormatReader(open_cifar, ("cifar-10*-binary*", "data_batch_*.bin")),
@@ -68,7 +68,7 @@ def open_source(config: PackConfig | GeneratedConfig, staging: Path) -> Source:
 def _open(files: Format, root: Path, staging: Path) -> Source:
     if not root.exists():
         raise UserError("no such file or folder", file=str(root))
-    return FORMATS[files.format].open(root, files, staging)
+    return READERS[files.format].open(root, files, staging)
 
 
 def detect_format(root: Path) -> str:
@@ -77,12 +77,12 @@ def detect_format(root: Path) -> str:
         raise UserError("no such file or folder", file=str(root))
     if root.name.startswith("cifar-10") and root.is_file():
         return "cifar"
-    for name, reader in FORMATS.items():
+    for name, reader in READERS.items():
         if any(_matches(root, pattern) for pattern in reader.patterns):
             return name
     if root.is_dir() and any(path.is_dir() for path in root.iterdir()):
         return "folder"
-    raise UserError("the format cannot be detected: give --format", file=str(root), allowed=", ".join(FORMATS))
+    raise UserError("the format cannot be detected: give --format", file=str(root), allowed=", ".join(READERS))
 
 
 def _matches(root: Path, pattern: str) -> bool:
