@@ -1,10 +1,12 @@
 # make quickstart   a virtual environment, vitscale in it, and a real scaling study on this machine
-# make test         the same environment; lint, types and all tests
+# make test         the same environment; lint, types and all tests but the slow ones (under 20 minutes on 2 cores)
+# make test-slow    the slow tests: further Ray clusters, network namespaces, kills, browsers (the marker `slow`; 20 minutes more)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder
 
-.PHONY: quickstart test check install clean
+.PHONY: quickstart test test-slow check install clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vitscale needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -23,7 +25,10 @@ check: install
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-slow: install
+	$(PYTEST) -m slow
 
 clean:
 	rm -rf $(VENV) runs

@@ -27,7 +27,7 @@ from orchestrator.prepare import prepare
 from orchestrator.store.attempts import End, attempts_of
 from orchestrator.store.layout import RunFolder, Store
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS, SAVE = 1600, 20
 ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_AUTH_MODE": "disabled"}
 

@@ -53,6 +53,7 @@ def named(folder: Path) -> dict[int, dict[str, Any]]:
     return {record["sample"]: record for record in records}
 
 
+@pytest.mark.slow
 def test_a_server_that_truncates_every_third_reply_and_bad_samples(
     damaged: Path, tmp_path: Path, write_study: WriteStudy
 ) -> None:

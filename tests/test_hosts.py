@@ -59,6 +59,25 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "tiny.yaml", folder / "runs"
 
 
+def test_a_killed_worker_and_a_killed_driver_change_nothing(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
+    """kill -9 of one of two workers, then of the driver: the group resumes from its checkpoint, then the same command does."""
+    (study, reference), storage = unbroken, tmp_path / "runs"
+    driver = start(study, storage)
+    await_checkpoint(storage, driver)
+    worker, _ = named(psutil.Process(driver.pid).children(recursive=True), "RayTrainWorker")
+    worker.kill()
+    await_checkpoint(storage, driver)
+    run = Store(storage).run(pretrain_of(storage))
+    assert run.attempts() == 2
+    family = family_of(driver)
+    driver.kill()
+    driver.wait()
+    within(10, lambda: alive(family))
+    assert_ends_like(start(study, storage), storage, reference)
+    assert run.attempts() == 3
+
+
+@pytest.mark.slow
 def test_one_study_through_the_ends_of_a_controller_and_of_its_driver(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
     """kill -9 of a controller, and a driver that another has taken over from: each leaves nothing behind, and the same command
     goes on. On a cluster of ours there is no dashboard to help, and who has no token stays outside."""
@@ -136,6 +155,7 @@ def cluster() -> Iterator[tuple[list[Host], dict[str, str]]]:
         yield hosts, {**environment, "RAY_ADDRESS": at}
 
 
+@pytest.mark.slow
 def test_a_host_is_cut_off_the_driver_is_killed_and_the_host_comes_back(
     cluster: tuple[list[Host], dict[str, str]], unbroken: tuple[Path, Path], tmp_path: Path
 ) -> None:

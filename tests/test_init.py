@@ -207,6 +207,7 @@ def test_a_file_that_changed_since_the_plan_is_refused(npz: Path, tmp_path: Path
         execute(config, Context(folder=tmp_path, data_root=npz))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_fine_tunes_from_a_file_for_real(write_study: WriteStudy, npz: Path, tmp_path: Path) -> None:
     """Through Ray: rows say that nothing was pretrained here, and that its cost is not known."""

@@ -64,6 +64,7 @@ def head() -> Iterator[tuple[str, dict[str, str], str]]:
                 time.sleep(2)
 
 
+@pytest.mark.slow
 def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str], str], write_study: WriteStudy, tmp_path: Path) -> None:
     address, environment, gcs = head
 

@@ -322,6 +322,7 @@ def test_a_killed_packing_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mnist", "out", "whole"]
 
 
+@pytest.mark.slow
 def test_ray_and_processes_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = datafiles.idx_folder(tmp_path / "mnist", train=200)
     monkeypatch.setattr("vitmodel.data.shards.SHARD_SAMPLES", 32)

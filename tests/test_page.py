@@ -19,6 +19,7 @@ from orchestrator.report.run_charts import charts_of_frame
 DRAWN = "document.documentElement.dataset.drawn === 'yes'"
 SHOWN = "[...document.querySelectorAll('.still')].map(e => e.getBoundingClientRect().width > 0)"
 
+pytestmark = pytest.mark.slow
 needs_browser = pytest.mark.skipif(
     browser.find() is None or sys.platform == "win32",
     reason=f"not checked in a browser: none of {', '.join(browser.NAMES)} is on the PATH",

@@ -83,6 +83,7 @@ def places_of(secret: str, folder: Path) -> list[str]:
     return [str(path) for path in files if secret in str(path.relative_to(folder)) or secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_study_writes_no_secret_anywhere(write_study: WriteStudy, hook: Receiver, tmp_path: Path) -> None:
     """A dataset's folder, MLflow's address and a webhook come from the environment; a shard is damaged, so a run fails and

@@ -120,6 +120,7 @@ def test_another_study_shares_the_runs(unbroken: tuple[Path, Path, subprocess.Co
     assert len(runs) == 5
 
 
+@pytest.mark.slow
 def test_the_ends_of_two_drivers_and_the_same_command_again(
     unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def await_files(driver: subprocess.Popen[bytes], folder: Path, pattern: str, wan
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_two_workers_and_one_poisoned_model(write_study: WriteStudy, tmp_path: Path) -> None:
     """A worker group of two over gloo with ZeRO 2; one model diverges: its children are skipped, the others done, exit 1."""
 
@@ -218,6 +220,7 @@ def test_two_workers_and_one_poisoned_model(write_study: WriteStudy, tmp_path: P
     assert all(run.info.status != "RUNNING" for run in runs)
 
 
+@pytest.mark.slow
 def test_fine_tunes_go_out_by_themselves(
     unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], write_study: WriteStudy, tmp_path: Path
 ) -> None:
@@ -239,6 +242,7 @@ def test_fine_tunes_go_out_by_themselves(
     assert sorted(len(bundle["runs"]) for bundle in bundles) == [1] * 6
 
 
+@pytest.mark.slow
 def test_four_recipes_on_two_cores_end(write_study: WriteStudy, tmp_path: Path) -> None:
     """More worker groups than there is room for, and more than fit beside each other: they queue, nothing deadlocks. Two
     presets, one for small datasets, with and without mixup: four recipes are trained, and told apart.

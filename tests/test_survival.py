@@ -244,7 +244,7 @@ def limited(write_study: WriteStudy, limit: str, seconds: float) -> Path:
     return write_study(change)
 
 
-@pytest.mark.parametrize("limit", ["wall_hours", "gpu_hours"])
+@pytest.mark.parametrize("limit", ["wall_hours", pytest.param("gpu_hours", marks=pytest.mark.slow)])
 def test_a_limit_ends_the_command_with_4_and_keeps_the_run(limit: str, write_study: WriteStudy, tmp_path: Path) -> None:
     """The run under way saves and stops soon after the limit, and is no failure."""
     seconds = {"wall_hours": 4.0, "gpu_hours": 1.8}[limit]
@@ -272,7 +272,7 @@ def stopped_and_saved(folder: RunFolder) -> None:
     assert 0 < step < read_json(folder.path / "config.json")["config"]["steps"]
 
 
-@pytest.mark.parametrize("way", ["SIGTERM", "vitscale stop"])
+@pytest.mark.parametrize("way", ["SIGTERM", pytest.param("vitscale stop", marks=pytest.mark.slow)])
 def test_who_asks_a_driver_to_stop_loses_nothing(way: str, write_study: WriteStudy, tmp_path: Path) -> None:
     study = limited(write_study, "wall_hours", 3600)
     (run,) = prepare(study, str(tmp_path / "runs")).plan.runs

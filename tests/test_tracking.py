@@ -155,6 +155,7 @@ def test_a_healed_run_is_no_longer_failed(tmp_path: Path) -> None:
     assert [step for step, _ in loss_curve(MlflowClient(uri), run.info.run_id)] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_an_outage_costs_nothing_but_freshness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is away, is started, is killed, is started again; nothing raises, nothing is lost or doubled."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -203,6 +204,7 @@ def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path) -
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_through_a_study(write_study: WriteStudy, tmp_path: Path) -> None:
     """It takes connections and never answers: the command ends within 30 s of its last run, `sync` sends it all, once."""
     storage = tmp_path / "runs"
