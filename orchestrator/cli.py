@@ -1,4 +1,4 @@
-"""The `vitscale` command: the verbs of orchestrator/commands under one name."""
+"""The program `vitscale`: all commands of orchestrator/commands."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from orchestrator.secrets import redact
 from vitmodel.config.base import UserError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="How does this vision model scale? One YAML file to the curves."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: the same on a terminal, in a pipe and in 80 columns
+    pretty_exceptions_enable=False,
+    help="Scaling studies of vision models, from one YAML file to scaling curves.",
+    epilog="The options of a command: vitscale COMMAND --help",
 )
-app.add_typer(studies.app)  # without a name: its verbs stand at the top
+app.add_typer(studies.app)  # without a name: its commands are at the top level
 app.add_typer(results.app)
 app.add_typer(diff.app)
 app.add_typer(doctor.app)
@@ -26,12 +31,12 @@ app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:
-    """Entry point: what a user got wrong is one line and exit code 2."""
+    """Entry point. An error of the user is one line and exit code 2."""
     try:
         app()
     except UserError as error:
         print(f"error: {redact(str(error))}", file=sys.stderr)
-        sys.exit(study.USER_ERROR)
+        sys.exit(study.ExitCode.USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A study before it runs: read and planned; its tables imported, its datasets made, its addresses checked."""
+"""A study before it runs: read and planned, its tables imported, its datasets made, its addresses checked."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 from orchestrator.plan import budget
 from orchestrator.plan.datasets import PLANNING, said_of_missing
 from orchestrator.plan.make import Plan, make_bundles, make_plan
-from orchestrator.plan.render import plan_as_data
-from orchestrator.plan.runs import Bundle, Cell, Run
+from orchestrator.plan.records import PlanFile
+from orchestrator.plan.render import plan_file
+from orchestrator.plan.runs import Bundle, Cell, Run, WorkerGroup
 from orchestrator.secrets import as_named, expand_environment, redact
 from orchestrator.spec.integrations import check_tracker
 from orchestrator.spec.schema import ExternalData
@@ -22,7 +23,7 @@ from orchestrator.spec.study import StudyFile, read_study
 from orchestrator.store.layout import Store
 from orchestrator.store.state import State
 from vitmodel.config.base import UserError
-from vitmodel.data.remote import Patience
+from vitmodel.data.remote import RetryPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +33,31 @@ class Prepared:
     file: StudyFile
     store: Store
     plan: Plan
-    bundles: list[Bundle]
 
     @cached_property
-    def data(self) -> dict[str, Any]:
-        """The plan as plain data, as plan.json has it."""
-        data = plan_as_data(self.plan, self.bundles)
-        variables = self.file.variables
-        data["datasets"] = {name: as_named(root, variables) for name, root in data["datasets"].items()}
-        return {**data, "imports": [table.name for table in self.file.study.imports]}
+    def datasets(self) -> dict[str, str]:
+        """Folder or URL of every dataset, with the names of variables in place of their values."""
+        return {name: as_named(root, self.file.variables) for name, root in self.plan.datasets.items()}
+
+    def plan_file(self, bundles: list[Bundle]) -> PlanFile:
+        """What plan.json holds, with the bundles that are launched."""
+        return plan_file(self.plan, bundles, self.datasets, tuple(table.name for table in self.file.study.imports))
+
+    def local_bundles(self) -> list[Bundle]:
+        """The bundles as they would be on this machine, for a plan that is only printed."""
+        resources, nodes = self.file.study.resources, budget.local_node()
+        groups = {cell.pretrain.placement.group for cell in self.plan.cells}
+        limit = resources.max_concurrent
+        if limit == "auto":
+            slots = {group: 1 if group.gpus_per_worker else budget.slots(group, nodes) for group in groups}
+        else:
+            slots = dict.fromkeys(groups, limit)
+        return make_bundles(self.plan.cells, slots, resources.bundle)
+
+    def open_bundles(self, cells: tuple[Cell, ...], slots: dict[WorkerGroup, int]) -> list[Bundle]:
+        """The bundles of these cells, for a cluster with these slots, that have an open run."""
+        bundles = make_bundles(cells, slots, self.file.study.resources.bundle)
+        return [bundle for bundle in bundles if self.has_open_run(bundle.runs)]
 
     def open_cells(self) -> tuple[Cell, ...]:
         """Cells with a run that has no result yet."""
@@ -51,72 +68,66 @@ class Prepared:
         return any(self.store.run(run.run_id).state() is not State.DONE for run in runs)
 
 
-def prepare(path: Path, storage: str | None = None, patience: Patience = PLANNING) -> Prepared:
-    """Read and plan, with so much patience for datasets behind URLs. Raises UserError; touches nothing."""
+def prepare(path: Path, storage: str | None = None, retry_policy: RetryPolicy = PLANNING) -> Prepared:
+    """Read and plan a study; `retry_policy` is for datasets behind URLs. Raises UserError; touches nothing."""
     file = read_study(path)
     store = Store(storage_root(storage or expand_environment(file.study.storage.path)))
-    plan = make_plan(file, store.root, patience)
-    nodes = budget.local_node()
-    groups = {cell.pretrain.placement.group for cell in plan.cells}
-    limit = file.study.resources.max_concurrent
-    slots = (
-        {g: 1 if g.gpus_per_worker else budget.slots(g, nodes) for g in groups}
-        if limit == "auto"
-        else dict.fromkeys(groups, limit)
-    )
-    return Prepared(file=file, store=store, plan=plan, bundles=make_bundles(plan.cells, slots, file.study.resources.bundle))
+    plan = make_plan(file, store.root, retry_policy)
+    return Prepared(file=file, store=store, plan=plan)
 
 
 def storage_root(path: str) -> Path:
-    """The storage folder as an absolute path. Inside a Ray job the working directory is a copy that is thrown away,
-    so a relative path is taken from the home folder there."""
+    """The storage folder as an absolute path. Inside a Ray job the working directory is a temporary copy, so a relative path
+    counts from the home folder there."""
     base = Path.home() / "vitscale" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
     return (base / Path(path).expanduser()).absolute()
 
 
 def pack_missing(prepared: Prepared, storage: str | None) -> Prepared:
-    """Pack what the study describes and has the downloads of, then plan again: a packed dataset's identity is in its index."""
+    """Pack the described datasets whose downloads are there, then plan again with their indexes."""
     from orchestrator.execution import packing
 
     packed = packing.pack_missing(prepared.file, prepared.plan.datasets, prepared.plan.missing_indexes)
-    return prepare(Path(prepared.file.tree.file), storage, Patience()) if packed else prepared
+    return prepare(Path(prepared.file.tree.file), storage, RetryPolicy()) if packed else prepared
 
 
 def refuse_missing_indexes(prepared: Prepared) -> None:
-    """Raises UserError where a dataset was planned from what the study says of it, and is not there."""
+    """Raise UserError where a dataset was planned from the study file alone, because its index does not exist."""
     for name, why in prepared.plan.missing_indexes.items():
         raise prepared.file.tree.error(
-            said_of_missing(redact(why, prepared.file.variables), prepared.data["datasets"][name]),
+            said_of_missing(redact(why, prepared.file.variables), prepared.datasets[name]),
             ("datasets", name, "url"),
             "a folder made by `vitscale data pack`",
         )
 
 
-def bring_in_tables(prepared: Prepared) -> None:
-    """Import the tables that stand beside the study file. Raises UserError, with the line of the table."""
+def import_tables(prepared: Prepared) -> None:
+    """Import the tables next to the study file. Raises UserError with the line of the table."""
     from orchestrator import results
     from orchestrator.results import imports
 
     folder = Path(prepared.file.tree.file).parent
-    for number, asked in enumerate(prepared.file.study.imports):
-        if asked.table is None:
-            imports.load(prepared.store.root, asked.name, results.COLUMNS)
+    for number, spec in enumerate(prepared.file.study.imports):
+        if spec.table is None:
+            imports.load(prepared.store.root, spec.name, results.COLUMNS)
             continue
-        table = folder / asked.table
+        table = folder / spec.table
         if not table.is_file():
-            raise prepared.file.tree.error(f"no table {table}", ("imports", number, "table"), "a CSV, beside the study file")
-        imports.bring_in(
+            raise prepared.file.tree.error(
+                f"no table {table}", ("imports", number, "table"), "a CSV, relative to the study file"
+            )
+        imports.import_csv(
             prepared.store.root,
             table,
-            name=asked.name,
-            source=asked.source,
-            columns=asked.columns,
+            name=spec.name,
+            source=spec.source,
+            columns=spec.columns,
             dtypes=results.COLUMNS,
         )
 
 
 def check_addresses(file: StudyFile) -> None:
-    """Variables that are read later, in other threads, are set, and hold what may stand there."""
+    """Check that variables which are read later, in other threads, are set and valid. Raises UserError."""
     try:
         check_tracker(expand_environment(file.study.tracking.mlflow))
     except (UserError, ValueError) as error:
@@ -129,7 +140,7 @@ def check_addresses(file: StudyFile) -> None:
 
 
 def make_datasets(prepared: Prepared, console: Any) -> None:
-    """Generate what the study asks to be generated, where it is not there yet."""
+    """Generate the generated datasets that do not exist yet."""
     from vitmodel.data.index import INDEX_FILE, load_index
     from vitmodel.data.shards import pack
 
@@ -138,7 +149,7 @@ def make_datasets(prepared: Prepared, console: Any) -> None:
         if isinstance(spec, ExternalData):
             continue
         if (root / INDEX_FILE).exists():
-            load_index(root)  # refuses one whose shards are not as they were
+            load_index(root)  # raises UserError where the shards have changed
             continue
         began = time.perf_counter()
         index = pack(spec, root)

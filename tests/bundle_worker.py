@@ -20,9 +20,10 @@ import forked
 import torch.distributed as dist
 
 from orchestrator.execution import worker
-from orchestrator.store.layout import Store
+from orchestrator.execution.orders import BundleOrders
+from orchestrator.store.records import LeaseRecord, as_json
 from vitmodel.files import write_json
-from vitmodel.training import guard, loop
+from vitmodel.training import loop, preemption
 from vitmodel.training.checkpoint import complete_checkpoints
 from vitmodel.training.context import CHECKPOINTS
 
@@ -30,9 +31,9 @@ MISHAP_STEP = 9
 TRAIN_STEP = loop.train_step
 
 
-def work(bundle: dict[str, Any], mishaps: dict[str, str]) -> None:
-    guard.catch_termination()
-    store = Store(Path(bundle["storage"]))
+def work(orders: BundleOrders, mishaps: dict[str, str]) -> None:
+    preemption.handle_sigterm()
+    store = orders.store
 
     def step(job: Any, engine: Any, loaded: Any, number: int) -> Any:
         for run_id, mishap in mishaps.items():
@@ -43,21 +44,23 @@ def work(bundle: dict[str, Any], mishaps: dict[str, str]) -> None:
                 elif mishap == "taken over":  # by a driver elsewhere, which found this one's lease too old
                     while not complete_checkpoints(store.run(run_id).path / CHECKPOINTS):
                         time.sleep(0.01)
-                    write_json(store.study(bundle["study"]) / "lease.json", {"token": "another's"})
+                    lease = LeaseRecord(token="another's", host="elsewhere", pid=1, time=time.time())
+                    write_json(orders.study_folder / "lease.json", as_json(lease))
                 else:
                     time.sleep(10_000)
         return TRAIN_STEP(job, engine, loaded, number)
 
     loop.train_step = step
-    worker.work(bundle)
+    worker.work({"orders": orders.model_dump_json()})
 
 
 def main() -> None:
     forked.load()
-    for bundle, mishaps in json.loads(Path(sys.argv[1]).read_text()):
+    for data, mishaps in json.loads(Path(sys.argv[1]).read_text()):
+        orders = BundleOrders.model_validate_json(json.dumps(data))
         ended: list[list[int]] = []
         while len(ended) < 4 and (not ended or any(ended[-1])):
-            ended.append(forked.group(2, partial(work, bundle, mishaps)))
+            ended.append(forked.group(2, partial(work, orders, mishaps)))
         print(json.dumps(ended), flush=True)
 
 

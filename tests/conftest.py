@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 if TYPE_CHECKING:
+    from orchestrator.execution.orders import BundleOrders
     from orchestrator.prepare import Prepared
 
 ROOT = Path(__file__).parents[1]
@@ -134,22 +135,21 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
     started.end()
 
 
-def bundle_of(prepared: Prepared) -> dict[str, Any]:
-    """The payload of a planned study's only bundle, its data packed."""
-    from orchestrator.execution.launch import bundle_payload
+def bundle_of(prepared: Prepared) -> BundleOrders:
+    """The orders of a planned study's only bundle, its data packed."""
+    from orchestrator.execution.launch import make_orders
     from vitmodel.data.shards import pack
-    from vitmodel.files import write_json
 
     for name, spec in prepared.file.study.datasets.items():
         pack(spec, Path(prepared.plan.datasets[name]))
-    write_json(prepared.store.study(prepared.file.study.name) / "plan.json", prepared.data)
-    (bundle,) = prepared.bundles
-    return bundle_payload(prepared.file.study, prepared.plan, bundle, prepared.store)
+    prepared.store.write_plan(prepared.plan_file([]))
+    (bundle,) = prepared.local_bundles()
+    return make_orders(prepared.file.study, prepared.plan, bundle, prepared.store)
 
 
-def groups_of_two(jobs: list[tuple[dict[str, Any], dict[str, str]]], folder: Path) -> tuple[list[list[list[int]]], str]:
+def groups_of_two(jobs: list[tuple[BundleOrders, dict[str, str]]], folder: Path) -> tuple[list[list[list[int]]], str]:
     """Bundles worked through by groups of two without Ray, with mishaps: each group's exit codes by bundle, what was said."""
-    (folder / "jobs.json").write_text(json.dumps(jobs))
+    (folder / "jobs.json").write_text(json.dumps([[orders.model_dump(mode="json"), mishaps] for orders, mishaps in jobs]))
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests/bundle_worker.py"), str(folder / "jobs.json")],
         env={**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},

@@ -8,52 +8,57 @@ from typing import Any
 
 import numpy as np
 import pytest
+from claim_rows import data_curve_rows, frame, study_with
 from conftest import WriteStudy
-from test_findings import asking, curve_rows, frame
+from records import run_record, run_result
 from typer.testing import CliRunner
 
 from orchestrator import results
 from orchestrator.cli import app
 from orchestrator.plan.make import make_plan
-from orchestrator.plan.render import plan_as_data
+from orchestrator.plan.render import plan_file
 from orchestrator.spec.claims import Target
 from orchestrator.spec.study import read_study
 from orchestrator.store.layout import Store
-from orchestrator.verdicts import advice, evidence
-from orchestrator.verdicts.advice import gradient, information, width
-from orchestrator.verdicts.forecast import Aim, Way, ways
+from orchestrator.verdicts import advice
+from orchestrator.verdicts.evidence import Evidence, gather
+from orchestrator.verdicts.extrapolation import Extrapolation, extrapolations
+from orchestrator.verdicts.information import gradient, information, width
+from orchestrator.verdicts.targets import TargetRun
+from orchestrator.verdicts.views import views
 from vitmodel.config.base import UserError
-from vitmodel.files import write_json
 
 COMPUTES = np.geomspace(1, 1e3, 8)
 
 
 @pytest.fixture(scope="module")
-def way() -> tuple[Way, evidence.Evidence]:
+def over_data() -> tuple[Extrapolation, Evidence]:
     """A law along data, of seven sizes, for a target at twice the largest."""
-    study = asking(check=())
-    rows = frame(curve_rows([1000, 2000, 4000, 8000, 16000, 32000, 64000]))
-    found = evidence.gather(rows, evidence.views(rows, study.claims, {})[0], study.claims)
+    study = study_with(check=())
+    rows = frame(data_curve_rows([1000, 2000, 4000, 8000, 16000, 32000, 64000]))
+    evidence = gather(rows, views(rows, study.claims, {})[0], study.claims)
     target = Target(variant="S/16", dataset_size=128_000)
-    choices, _ = ways(found, Aim(target=target, family="vit", params=10**6, epochs=6.0, pretrain_flops=1e18))
-    return next(one for one in choices if one.by == "data"), found
+    run = TargetRun(target=target, family="vit", params=10**6, epochs=6.0, pretrain_flops=1e18)
+    choices, _ = extrapolations(evidence, run)
+    return next(choice for choice in choices if choice.by == "data"), evidence
 
 
-def test_a_run_near_the_target_teaches_more_than_one_far_away(way: tuple[Way, evidence.Evidence]) -> None:
-    law, found = way
-    inform = information(law.law, [np.array([float(p.dataset_size)]) for p in law.points], [p.spread for p in law.points])
+def test_a_run_near_the_target_narrows_the_forecast_more_than_a_distant_one(over_data: tuple[Extrapolation, Evidence]) -> None:
+    extrapolation, evidence = over_data
+    points, law = extrapolation.points, extrapolation.law
+    known = information(law, [np.array([float(p.dataset_size)]) for p in points], [p.spread for p in points])
 
     def then(size: float) -> float:
-        slopes = gradient(law.law, np.array([size])) / 0.03
-        return width(law, inform + np.outer(slopes, slopes), found)
+        slopes = gradient(law, np.array([size])) / 0.03
+        return width(extrapolation, known + np.outer(slopes, slopes), evidence)
 
-    now = width(law, inform, found)
+    now = width(extrapolation, known, evidence)
     assert then(96_000) < then(16_000) < now
-    assert then(96_000) > 1, "the noise of the run itself stays"
+    assert then(96_000) > 1, "the noise of the target run remains"
 
 
-def test_the_linearised_law_is_the_law(way: tuple[Way, evidence.Evidence]) -> None:
-    law = way[0].law
+def test_the_gradient_is_that_of_the_law(over_data: tuple[Extrapolation, Evidence]) -> None:
+    law = over_data[0].law
     slopes = gradient(law, np.array([64_000.0]))
     moved = law.problem.form.log_shape((law.theta + np.array([0.01, 0.0]))[None], law.centred([64_000.0]))[0, 0]
     still = law.problem.form.log_shape(law.theta[None], law.centred([64_000.0]))[0, 0]
@@ -72,55 +77,42 @@ def started(write_study: WriteStudy, root: Path, target: dict[str, Any]) -> Path
 
     path = write_study(change)
     plan = make_plan(read_study(path), root)
-    write_json(root / "studies" / "tiny" / "plan.json", plan_as_data(plan, []))
+    Store(root).write_plan(plan_file(plan, [], plan.datasets, ()))
     for run in plan.runs:
         cell = next(c for c in plan.cells if run in c.runs)
         size = cell.pretrain.config.data.size
         if size <= 1024:
             folder = Store(root).run(run.run_id)
-            folder.begin({})
+            folder.begin(run_record(run.run_id))
             wobble = 1 + 0.01 * (size.bit_length() % 3 - 1)
-            folder.finish(
-                {
-                    "metrics": {
-                        "eval/top1": 1 - 0.7 * (size / 64) ** -0.3 * wobble,
-                        "eval/samples": 5000,
-                        "time/run_seconds": 1.0,
-                    },
-                    "workers": 1,
-                    "zero_stage": 0,
-                    "gpu_hours": 0.0,
-                    "core_hours": 0.1,
-                    "cpus_per_worker": 1,
-                    "gpus_per_worker": 0,
-                    "peak_flops": 1e9,
-                }
-            )
+            top1 = 1 - 0.7 * (size / 64) ** -0.3 * wobble
+            metrics = {"eval/top1": top1, "eval/samples": 5000.0, "time/run_seconds": 1.0}
+            folder.finish(run_result(run.run_id, metrics=metrics, core_hours=0.1, seconds=None, workers=1))
     return path
 
 
 def test_next_names_affordable_runs_of_the_study(write_study: WriteStudy, tmp_path: Path) -> None:
     path = started(write_study, tmp_path, {"variant": "V16/8", "dataset_size": 4096})
     arguments = ["next", str(path), "--storage", str(tmp_path), "--json", "--count", "50"]
-    said = CliRunner().invoke(app, arguments)
-    assert said.exit_code == 0, said.output
-    found = json.loads(said.output)
-    assert found == json.loads(CliRunner().invoke(app, arguments).output), "deterministic"
-    assert any(one["in_study"] and one["run"].startswith("V16/8 on 2,048 images") for one in found)
-    assert not any("4,096" in one["run"] for one in found), "the target itself is no advice"
-    assert all(1 < one["then"] < one["now"] and one["core_hours"] > 0 for one in found)
-    worth = [one["gain"] / one["core_hours"] for one in found]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    advised = json.loads(result.output)
+    assert advised == json.loads(CliRunner().invoke(app, arguments).output), "deterministic"
+    assert any(run["in_study"] and run["run"].startswith("V16/8 on 2,048 images") for run in advised)
+    assert not any("4,096" in run["run"] for run in advised), "the target itself is not a candidate"
+    assert all(1 < run["then"] < run["now"] and run["core_hours"] > 0 for run in advised)
+    worth = [run["gain"] / run["core_hours"] for run in advised]
     assert worth == sorted(worth, reverse=True)
 
 
 def test_next_without_targets_or_rows(write_study: WriteStudy, tmp_path: Path) -> None:
     path = started(write_study, tmp_path, {"variant": "V16/8", "dataset_size": 4096})
     file = read_study(path)
-    with pytest.raises(UserError, match="nothing to forecast from"):
+    with pytest.raises(UserError, match="no finished row on any task"):
         advice.advise(file, Store(tmp_path), [], file.study.targets[0])
     rows = results.collect(tmp_path, "tiny")
-    views = evidence.views(rows, file.study.claims, {})
-    few = evidence.gather(rows[rows["dataset_size"] <= 128], views[0], file.study.claims)
+    view = views(rows, file.study.claims, {})[0]
+    few = gather(rows[rows["dataset_size"] <= 128], view, file.study.claims)
     with pytest.raises(UserError, match="no forecast"):
         advice.advise(file, Store(tmp_path), [few], file.study.targets[0])
 
@@ -133,18 +125,15 @@ def test_next_of_a_study_that_trains_nothing(tmp_path: Path) -> None:
         advice.advise(file, Store(tmp_path), [], file.study.targets[0])
 
 
-# --- fit ------------------------------------------------------------------------------------------------------
-
-
 def test_fit_prints_laws_and_refusals(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     good = [f"vit,{x},{0.5 * x**-0.3}" for x in COMPUTES]
     path.write_text("\n".join(["family,compute,loss", *good, "resnet,1,0.4", "resnet,10,0.3", "resnet,100,0.2"]))
     arguments = ["fit", str(path), "--x", "compute", "--y", "loss", "--by", "family", "--form", "M1"]
-    said = CliRunner().invoke(app, arguments)
-    assert said.exit_code == 0, said.output
-    assert "c       0.3 " in said.output
-    assert "no law: 3 distinct x" in said.output
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "c       0.3 " in result.output
+    assert "no law: 3 distinct x" in result.output
     vit, resnet = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
     assert vit["law"]["params"]["c"]["value"] == pytest.approx(0.3, abs=0.001)
     assert vit["law"]["params"]["c"]["low"] <= 0.3001
@@ -160,9 +149,9 @@ def test_fit_prints_laws_and_refusals(tmp_path: Path) -> None:
         (["--x", "compute", "--y", "note"], "is not a number"),
     ],
 )
-def test_fit_refuses(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_fit_reports_unknown_columns_and_forms(arguments: list[str], message: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("compute,loss,note\n1,0.5,x\n2,0.4,y\n")
-    said = CliRunner().invoke(app, ["fit", str(path), "--by", "", *arguments])
-    assert isinstance(said.exception, UserError)
-    assert message in str(said.exception)
+    result = CliRunner().invoke(app, ["fit", str(path), "--by", "", *arguments])
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)

@@ -29,6 +29,7 @@ from ruamel.yaml import YAML
 
 from cluster import leave
 from orchestrator.execution import capacity
+from orchestrator.execution.session import NoClusterError
 from orchestrator.prepare import prepare
 from orchestrator.spec.study import read_study
 
@@ -227,13 +228,13 @@ def test_a_cluster_that_grows_is_asked_for_the_largest_group(
     grown = [{"Alive": True, "Resources": {"CPU": 4.0}}]
     monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))  # noqa: PLW0108
     monkeypatch.setattr("ray.nodes", lambda: grown if asked else [])
-    monkeypatch.setattr(capacity, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(capacity, "INTERVAL_SECONDS", 0.0)
     plan = prepare(write_study(lambda content: content.update(resources={"workers": 2})), str(tmp_path)).plan
-    assert capacity.wait_for_room(plan, [], wait_minutes=1) == [{"CPU": 4.0}]
+    assert capacity.wait_for_capacity(plan, [], wait_minutes=1) == [{"CPU": 4.0}]
     assert asked == [[{"CPU": 1.0}] * 2, []]
     monkeypatch.setattr("ray.nodes", lambda: [])
-    with pytest.raises(capacity.NoClusterError):
-        capacity.wait_for_room(plan, [], wait_minutes=0.001)
+    with pytest.raises(NoClusterError):
+        capacity.wait_for_capacity(plan, [], wait_minutes=0.001)
     assert asked[-1] == []
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from records import run_record
 from test_results import cell, finish, full_store, make_store
 
 from orchestrator import results
-from orchestrator.results import cache, outcomes
+from orchestrator.results import cache, outcome
 from orchestrator.store.layout import Store
 from orchestrator.store.state import State
 from orchestrator.tracking.mlflow import Follower
@@ -23,13 +24,13 @@ from vitmodel.config.base import UserError
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The run_ids whose files were read since the list was last cleared."""
     seen: list[str] = []
-    original = outcomes.of_folder
+    original = outcome.of_folder
 
     def counted(folder: Any, run: Any) -> Any:
-        seen.append(run["run_id"])
+        seen.append(run.run_id)
         return original(folder, run)
 
-    monkeypatch.setattr(outcomes, "of_folder", counted)
+    monkeypatch.setattr(outcome, "of_folder", counted)
     return seen
 
 
@@ -37,8 +38,8 @@ def mixed_store(root: Path) -> Store:
     """Done, failed with two attempts, skipped, running and planned runs."""
     store = make_store(root, [run for family in ("vit", "resnet") for size in (1000, 4000) for run in cell(family, size)])
     for run in cell("vit", 1000):
-        finish(store, run["run_id"], 0.75)
-    begun = store.run("pretrain-vit-4000-0").begin({})
+        finish(store, run.run_id, 0.75)
+    begun = store.run("pretrain-vit-4000-0").begin(run_record())
     with begun.open("a") as file:
         file.write(json.dumps({"step": 1, "time": json.loads(begun.read_text())["begin"] + 36, "train/loss": 2.0}) + "\n")
     store.run("pretrain-vit-4000-0").fail(State.DIVERGED, "loss not finite")
@@ -83,7 +84,7 @@ def test_collecting_again_reads_what_changed_and_nothing_else(tmp_path: Path, re
     pd.testing.assert_frame_equal(results.collect(tmp_path, "toy"), first)
     assert reads == []
     finish(store, "finetune-resnet-1000-0-1", 0.625)
-    store.run("pretrain-vit-4000-0").begin({})
+    store.run("pretrain-vit-4000-0").begin(run_record())
     again = results.collect(tmp_path, "toy").set_index("run_id")
     assert sorted(reads) == ["finetune-resnet-1000-0-1", "pretrain-vit-4000-0"]
     assert again.loc["finetune-resnet-1000-0-1", "top1"] == 0.625
@@ -98,8 +99,7 @@ def test_a_result_of_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
     path = folder.path / "result.json"
     before, result = path.stat(), folder.result()
     assert result is not None
-    result["metrics"]["eval/top1"] = 0.4  # was 0.5
-    folder.finish(result)
+    folder.finish(result.model_copy(update={"metrics": {**result.metrics, "eval/top1": 0.4}}))  # was 0.5
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert results.collect(tmp_path, "toy").set_index("run_id").loc["probe-vit-1000-0", "top1"] == 0.4

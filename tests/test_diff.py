@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from conftest import WriteStudy
+from records import run_record, run_result
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.store.layout import Store
+from orchestrator.store.records import Provenance
 from vitmodel.config.base import UserError
+from vitmodel.config.recipe import Recipe
 
 
 def differences(*arguments: str) -> dict[str, Any]:
@@ -21,8 +24,8 @@ def differences(*arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def changed(found: dict[str, Any], part: str = "changed") -> dict[str, tuple[Any, Any]]:
-    return {change["key"]: (change["first"], change["second"]) for change in found[part]}
+def changed(difference: dict[str, Any], part: str = "changed") -> dict[str, tuple[Any, Any]]:
+    return {change["key"]: (change["first"], change["second"]) for change in difference[part]}
 
 
 def test_studies_differ_in_the_keys_that_were_changed_and_in_no_other(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -47,28 +50,28 @@ def test_studies_differ_in_the_keys_that_were_changed_and_in_no_other(write_stud
 def store(tmp_path: Path) -> Store:
     made = Store(tmp_path)
     for run_id, lr, top1 in (("pretrain-aa11", 0.1, 0.5), ("pretrain-ab22", 0.2, 0.75)):
-        config = {"phase": "pretrain", "recipe": {"lr": lr, "optimizer": "sgd"}, "parent": None}
-        made.run(run_id).begin({"config": config})
-        provenance = {"git": "abc", "packages": {"torch": f"2.{lr:g}"}}
-        made.run(run_id).finish({"run_id": run_id, "metrics": {"eval/top1": top1}, "provenance": provenance})
+        recipe = Recipe(preset="p", optimizer="sgd", lr=lr, batch_size=8, schedule="constant", warmup=0.0)
+        made.run(run_id).begin(run_record(run_id, recipe=recipe))
+        provenance = Provenance(git="abc", packages={"torch": f"2.{lr:g}"})
+        made.run(run_id).finish(run_result(run_id, metrics={"eval/top1": top1}, provenance=provenance))
     return made
 
 
-def test_runs_differ_in_their_keys_with_metrics_and_packages_beside(store: Store) -> None:
+def test_runs_differ_in_their_keys_metrics_and_packages(store: Store) -> None:
     found = differences("pretrain-aa", "pretrain-ab22", "--storage", str(store.root))
     assert (found["first"], found["second"]) == ("pretrain-aa11", "pretrain-ab22")
     assert changed(found) == {"recipe.lr": (0.1, 0.2)}
     assert changed(found, "metrics") == {"eval/top1": (0.5, 0.75)}
-    assert changed(found, "made_with") == {"packages.torch": ("2.0.1", "2.0.2")}
+    assert changed(found, "provenance") == {"packages.torch": ("2.0.1", "2.0.2")}
     shown = CliRunner().invoke(app, ["diff", "pretrain-aa", "pretrain-ab", "--storage", str(store.root)]).stdout
     assert ["recipe.lr", "0.1", "0.2"] in [line.split() for line in shown.splitlines()]
 
 
 def test_what_cannot_be_compared_is_the_users_error(store: Store, write_study: WriteStudy) -> None:
-    for sides, said in (
-        (("pretrain-a", "pretrain-aa"), "2 runs begin with"),
-        (("nothing", "pretrain-aa"), "no file and no run"),
-        ((str(write_study()), "pretrain-aa"), "of two kinds"),
+    for sides, message in (
+        (("pretrain-a", "pretrain-aa"), "2 run ids begin with"),
+        (("nothing", "pretrain-aa"), "no file or run"),
+        ((str(write_study()), "pretrain-aa"), "cannot be compared with a study"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             CliRunner().invoke(app, ["diff", *sides, "--storage", str(store.root)], catch_exceptions=False)

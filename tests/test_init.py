@@ -15,10 +15,11 @@ from conftest import WriteStudy, clean_environment, run_study
 from test_weights import MICRO_HYBRID, VIT, random_state
 
 from orchestrator import results
-from orchestrator.execution.launch import bundle_payload
+from orchestrator.execution.launch import make_orders
 from orchestrator.plan.make import Plan, make_bundles, make_plan
-from orchestrator.plan.render import plan_as_data, plan_as_text
-from orchestrator.report import page
+from orchestrator.plan.records import run_facts
+from orchestrator.plan.render import plan_as_text
+from orchestrator.report import tables
 from orchestrator.spec.study import read_study
 from orchestrator.store.layout import Store
 from vitmodel.config.base import UserError
@@ -107,11 +108,10 @@ def test_an_import_serves_all_seeds_beside_trained_models(write_study: WriteStud
     assert [run.config.seed for run in cells["import"].children] == [0, 0, 0, 1, 1, 1]
     bundles = make_bundles(plan.cells, {plan.cells[0].pretrain.placement.group: 1})
     assert "8 pretrainings and 1 imported models shared by" in plan_as_text(plan, bundles, 0)
-    rows = {row["run_id"]: row for row in plan_as_data(plan, bundles)["runs"]}
-    facts = rows[cells["import"].pretrain.run_id]
-    assert (facts["dataset_size"], facts["epochs"], facts["pretrain_flops"]) == (None, None, None)
-    payload = bundle_payload(read_study(write_study(change)).study, plan, bundles[0], Store(tmp_path))
-    assert {run["data_root"] for run in payload["runs"] if run["config"]["phase"] == "import"} == {str(npz)}
+    facts = run_facts(cells["import"].pretrain)
+    assert (facts.dataset_size, facts.epochs, facts.pretrain_flops) == (None, None, None)
+    orders = make_orders(read_study(write_study(change)).study, plan, bundles[0], Store(tmp_path))
+    assert {run.data_root for run in orders.runs if run.config.phase == "import"} == {str(npz)}
 
 
 @pytest.mark.parametrize(("layout", "name"), [(None, "m.safetensors"), ("hf", "folder"), ("timm", "t.safetensors")])
@@ -131,8 +131,8 @@ def test_planning_with_weights_needs_no_torch(write_study: WriteStudy, npz: Path
     code = f"""
 import sys
 from pathlib import Path
-from orchestrator.plan import make_plan
-from orchestrator.spec import read_study
+from orchestrator.plan.make import make_plan
+from orchestrator.spec.study import read_study
 make_plan(read_study(Path({str(study)!r})), Path('x'))
 print([m for m in ('ray', 'torch', 'mlflow', 'pandas') if m in sys.modules])"""
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
@@ -224,4 +224,4 @@ def test_fine_tunes_from_a_file_for_real(write_study: WriteStudy, npz: Path, tmp
     assert frame["top1"][1:].between(0, 1).all()
     store = Store(tmp_path / "store")
     assert saved_model(store.run(frame["run_id"][0]).path / "model.safetensors") is not None
-    assert "unknown" in page.table_text(frame)
+    assert "unknown" in tables.results_text(frame)

@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 from conftest import WriteStudy
 from ray.tune.search import Searcher
+from records import run_result
 
 from orchestrator.execution.fanout import Fanout
-from orchestrator.execution.launch import mark_unfinished, trial
+from orchestrator.execution.launch import make_orders, mark_unfinished
+from orchestrator.execution.trial import trial
 from orchestrator.plan.make import make_bundles, make_plan
 from orchestrator.plan.runs import Bundle
 from orchestrator.spec.study import read_study
 from orchestrator.store.layout import Store
-from orchestrator.store.state import STOP_FILE, State
+from orchestrator.store.records import StopRequest, as_json
+from orchestrator.store.state import State
+from orchestrator.store.stop import request_stop
 from vitmodel.files import write_json
 
 
@@ -29,24 +33,24 @@ def bundles(write_study: WriteStudy, tmp_path: Path) -> list[Bundle]:
 
 
 def fanout(bundles: list[Bundle], store: Store) -> Fanout:
-    return Fanout(bundles, {bundle.bundle_id: {"payload": bundle.bundle_id} for bundle in bundles}, store)
+    return Fanout(bundles, {bundle.bundle_id: {"orders": bundle.bundle_id} for bundle in bundles}, store)
 
 
 def finish(store: Store, bundle: Bundle) -> None:
     for run in bundle.runs:
         store.run(run.run_id).path.mkdir(parents=True, exist_ok=True)
-        store.run(run.run_id).finish({})
+        store.run(run.run_id).finish(run_result(run.run_id))
 
 
 def test_a_fine_tune_follows_its_pretraining(bundles: list[Bundle], tmp_path: Path) -> None:
     store = Store(tmp_path)
     searcher = fanout(bundles, store)
-    assert [searcher.suggest(str(trial)) for trial in range(2)] == [{"payload": "0000"}, {"payload": "0001"}]
+    assert [searcher.suggest(str(trial)) for trial in range(2)] == [{"orders": "0000"}, {"orders": "0001"}]
     assert searcher.suggest("2") is None, "both fine-tunes wait"
     finish(store, bundles[1])
     searcher.on_trial_complete("1", {"executed": 1})
     child = next(bundle for bundle in bundles if bundle.after == bundles[1].runs[0].run_id)
-    assert searcher.suggest("2") == {"payload": child.bundle_id}
+    assert searcher.suggest("2") == {"orders": child.bundle_id}
     assert searcher.suggest("3") is None
     finish(store, child)
     searcher.on_trial_complete("2", None, error=True)  # what a trial says of itself does not count
@@ -62,20 +66,22 @@ def test_a_resume_hands_out_what_is_open(bundles: list[Bundle], tmp_path: Path) 
     finish(store, bundles[0])
     open_ones = [bundle for bundle in bundles if bundle.runs[0].run_id != bundles[0].runs[0].run_id]
     searcher = fanout(open_ones, store)
-    assert searcher.suggest("0") == {"payload": bundles[1].bundle_id}, "pretrainings go first"
+    assert searcher.suggest("0") == {"orders": bundles[1].bundle_id}, "pretrainings go first"
     child = next(bundle for bundle in bundles if bundle.after == bundles[0].runs[0].run_id)
-    assert searcher.suggest("1") == {"payload": child.bundle_id}
+    assert searcher.suggest("1") == {"orders": child.bundle_id}
 
 
-def test_a_stopped_study_starts_no_group(bundles: list[Bundle], tmp_path: Path) -> None:
+def test_a_stopped_study_starts_no_group(bundles: list[Bundle], write_study: WriteStudy, tmp_path: Path) -> None:
     """Thousands of bundles may be left: each ends at once, and its runs say why."""
     store = Store(tmp_path)
-    stop = {"state": "BUDGET", "reason": "the limit is reached"}
-    write_json(store.study("tiny") / STOP_FILE, stop)
-    write_json(tmp_path / "bundle.json", {"study": "tiny", "storage": str(tmp_path)})
-    assert trial({"payload": str(tmp_path / "bundle.json"), "scratch": ""}) == {"executed": 0}
-    mark_unfinished(bundles[0].cells, store, stop)
-    assert store.run(bundles[0].runs[0].run_id).failure()["reason"] == "the limit is reached"
+    request_stop(store.study("tiny"), State.BUDGET, "the limit is reached")
+    file = read_study(write_study())
+    write_json(tmp_path / "orders.json", as_json(make_orders(file.study, make_plan(file, tmp_path), bundles[0], store)))
+    assert trial({"orders": str(tmp_path / "orders.json"), "scratch": ""}) == {"executed": 0}
+    mark_unfinished(bundles[0].cells, store, StopRequest(state=State.BUDGET, reason="the limit is reached"))
+    failure = store.run(bundles[0].runs[0].run_id).failure()
+    assert failure is not None
+    assert failure.reason == "the limit is reached"
 
 
 def test_what_is_left_gets_its_own_cause(bundles: list[Bundle], tmp_path: Path) -> None:

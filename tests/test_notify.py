@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from records import run_record
 
 from orchestrator.monitor import notify
 from orchestrator.monitor.notify import Notifier
@@ -87,11 +88,11 @@ def test_one_post_an_event_with_what_happened_and_no_secret(receive, tmp_path: P
     server, store = receive(200), Store(tmp_path)
     watch, sender = Watch(store, ["a", "b", "c"]), Notifier("toy", HOOK, ("VITSCALE_TEST_HOOK",))
     for name, state in (("a", State.FAILED), ("b", State.DIVERGED), ("c", State.STALLED)):
-        store.run(name).begin({})
+        store.run(name).begin(run_record())
         store.run(name).fail(state, f"cannot reach http://127.0.0.1:{server.server_port}/{CANARY}\nTraceback")
-    sender.note(watch.look(), {"a": "ViT a", "b": "ViT b", "c": "ViT c"}, counts())
-    sender.note(watch.look(), {}, counts())
-    sender.say("done", counts())
+    sender.send_failures(watch.look(), {"a": "ViT a", "b": "ViT b", "c": "ViT c"}, counts())
+    sender.send_failures(watch.look(), {}, counts())
+    sender.send("done", counts())
     sender.close()
     failed, stalled, done = server.arrived(3)
     assert server.paths == [f"/{CANARY}"] * 3
@@ -110,11 +111,11 @@ def test_one_post_an_event_with_what_happened_and_no_secret(receive, tmp_path: P
 def test_only_what_is_asked_for(receive) -> None:
     server = receive(200)
     sender = Notifier("toy", Notify(webhook="${env:VITSCALE_TEST_HOOK}", on=("budget",)))
-    sender.say("done", counts())
-    sender.say("budget", counts(), reason="limit of 3 GPU-hours")
+    sender.send("done", counts())
+    sender.send("budget", counts(), reason="limit of 3 GPU-hours")
     sender.close()
     assert [body["event"] for body in server.arrived(1)] == ["budget"]
-    Notifier("toy", None).say("done", counts())
+    Notifier("toy", None).send("done", counts())
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_only_what_is_asked_for(receive) -> None:
 def test_tried_again_where_that_may_help(receive, statuses: tuple[int, ...], tries: int, told: int) -> None:
     server = receive(*statuses)
     sender = Notifier("toy", HOOK)
-    sender.say("done", counts())
+    sender.send("done", counts())
     sender.close()
     assert (server.tries, len(server.bodies)) == (tries, told)
 
@@ -132,11 +133,11 @@ def test_a_server_that_hangs_costs_the_study_nothing(receive, caplog: pytest.Log
     receive(0)
     sender, began = Notifier("toy", HOOK), time.monotonic()
     for _ in range(notify.MAX_WAITING + 20):
-        sender.say("failed", counts())
+        sender.send("failed", counts())
     assert time.monotonic() - began < 0.5
     sender.close(seconds=0.5)
     assert time.monotonic() - began < 2
-    assert "does not answer" in caplog.text
+    assert "does not respond" in caplog.text
     assert CANARY not in caplog.text
 
 
@@ -147,9 +148,9 @@ def test_a_wrong_address_is_a_line_in_the_log(
     monkeypatch.setattr(notify, "WAITS_SECONDS", ())
     monkeypatch.setenv("VITSCALE_TEST_HOOK", address)
     sender = Notifier("toy", HOOK)
-    sender.say("done", counts())
+    sender.send("done", counts())
     sender.close()
-    assert "the webhook was not told of done" in caplog.text
+    assert "the webhook did not receive the event done" in caplog.text
     assert CANARY not in caplog.text
 
 

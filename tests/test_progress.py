@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from records import run_record
 from rich.console import Console
 from test_results import GROUP, cell, finish, make_store
 
 from orchestrator.monitor import progress
 from orchestrator.monitor.follow import GpuHours
 from orchestrator.monitor.progress import Progress, log_gap_seconds
+from orchestrator.plan.records import PlanFile
 from orchestrator.store.layout import Store
 from orchestrator.store.state import State
 from orchestrator.store.watch import Watch
@@ -27,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def plan_of(store: Store) -> dict[str, Any]:
+def plan_of(store: Store) -> PlanFile:
     found = store.plan("toy")
     assert found is not None
     return found
@@ -36,13 +37,13 @@ def plan_of(store: Store) -> dict[str, Any]:
 def test_a_log_sums_up_what_goes_well_and_says_failures_at_once(tmp_path: Path, clock: list[float]) -> None:
     runs = [run for seed in range(25) for run in cell("vit", 1000, seed)]
     store, log = make_store(tmp_path, runs), io.StringIO()
-    with Progress(store, plan_of(store), 2, Console(file=log)) as shown:
+    with Progress(store, plan_of(store), Console(file=log)) as shown:
         for number, run in enumerate(runs):
             clock[0] += 0.5
             if number == 60:
-                store.run(run["run_id"]).fail(State.DIVERGED, "loss not finite\nTraceback")
+                store.run(run.run_id).fail(State.DIVERGED, "loss not finite\nTraceback")
             else:
-                finish(store, run["run_id"], 0.5)
+                finish(store, run.run_id, 0.5)
             before = log.getvalue()
             shown.refresh()
             if number == 60:
@@ -58,7 +59,7 @@ def test_a_log_sums_up_what_goes_well_and_says_failures_at_once(tmp_path: Path, 
 
 def test_a_log_says_that_it_is_alive_where_nothing_happens(tmp_path: Path, clock: list[float]) -> None:
     store, log = make_store(tmp_path, cell("vit", 1000)), io.StringIO()
-    with Progress(store, plan_of(store), 1, Console(file=log)) as shown:
+    with Progress(store, plan_of(store), Console(file=log)) as shown:
         for _ in range(1200):
             clock[0] += 0.5
             shown.refresh()
@@ -68,21 +69,21 @@ def test_a_log_says_that_it_is_alive_where_nothing_happens(tmp_path: Path, clock
 
 def test_gpu_hours_count_every_attempt_and_read_only_what_changed(tmp_path: Path) -> None:
     store = make_store(tmp_path, [run for seed in range(5) for run in cell("vit", 1000, seed)])
-    runs = plan_of(store)["runs"]
+    runs = plan_of(store).runs
     for run in runs[:10]:
-        finish(store, run["run_id"], 0.5)  # two GPUs for 72 seconds
-    spent, watch = GpuHours(plan_of(store)), Watch(store, [run["run_id"] for run in runs])
-    spent.note(seen.folder for seen in watch.look())
+        finish(store, run.run_id, 0.5)  # two GPUs for 72 seconds
+    spent, watch = GpuHours(plan_of(store)), Watch(store, [run.run_id for run in runs])
+    spent.update(seen.folder for seen in watch.look())
     assert spent.total == pytest.approx(10 * 0.04)
     assert not watch.look(), "nothing changed, so nothing is read again"
-    begun = store.run(runs[15]["run_id"]).begin({}, GROUP["workers"])
+    begun = store.run(runs[15].run_id).begin(run_record(), GROUP.workers)
     start = json.loads(begun.read_text())["begin"]
     with begun.open("a") as file:
         file.write(json.dumps({"step": 1, "time": start + 3600}) + "\n")
     changed = watch.look()
-    assert [seen.folder.run_id for seen in changed] == [runs[15]["run_id"]]
-    spent.note(seen.folder for seen in changed)
-    assert spent.total == pytest.approx(10 * 0.04 + GROUP["workers"])
-    finish(store, runs[15]["run_id"], 0.5)  # its result takes the place of what was counted while it ran
-    spent.note(seen.folder for seen in watch.look())
+    assert [seen.folder.run_id for seen in changed] == [runs[15].run_id]
+    spent.update(seen.folder for seen in changed)
+    assert spent.total == pytest.approx(10 * 0.04 + GROUP.workers)
+    finish(store, runs[15].run_id, 0.5)  # its result takes the place of what was counted while it ran
+    spent.update(seen.folder for seen in watch.look())
     assert spent.total == pytest.approx(11 * 0.04)

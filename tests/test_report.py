@@ -250,7 +250,7 @@ def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
         "A study",
         "A note",
         "name: toy",
-        "4.17 min",
+        "4 min",
         "2.4 petaFLOPs",
         "/somewhere/runs",
         "torch 2.13, ray 2.60",

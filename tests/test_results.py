@@ -11,12 +11,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from records import placement, plan_file, run_record, run_result
 
 from orchestrator import results
+from orchestrator.plan.records import RunFacts
+from orchestrator.plan.runs import WorkerGroup
 from orchestrator.store.layout import Store
+from orchestrator.store.records import Provenance, RunResult
 from orchestrator.store.state import State
 from vitmodel.config.base import UserError
-from vitmodel.files import write_json
 
 ROW_OF_THE_DESIGN = (
     "study, run_id, parent_id, phase, family, variant, recipe, params, forward_flops, dataset, dataset_size, length, epochs, "
@@ -26,16 +29,16 @@ ROW_OF_THE_DESIGN = (
 )
 
 MODELS = {"vit": ("V8", 1000, 2e9), "resnet": ("R8", 2000, 3e9)}
-GROUP = {"workers": 2, "cpus_per_worker": 3, "gpus_per_worker": 1, "zero_stage": 1}
+GROUP = WorkerGroup(workers=2, cpus_per_worker=3, gpus_per_worker=1, zero_stage=1)
 
 
 # --- a store made by hand -------------------------------------------------------------------------------------
 
 
-def planned(run_id: str, phase: str, family: str, size: int, seed: int = 0, **changes: Any) -> dict[str, Any]:
+def planned(run_id: str, phase: str, family: str, size: int, seed: int = 0, **changes: Any) -> RunFacts:
     """The facts of a run as plan.json holds them."""
     variant, params, forward = MODELS[family]
-    return {
+    facts = {
         "run_id": run_id,
         "parent_id": None,
         "phase": phase,
@@ -57,12 +60,13 @@ def planned(run_id: str, phase: str, family: str, size: int, seed: int = 0, **ch
         "shots": None,
         "seed": seed,
         "label": run_id,
-        "placement": {"group": GROUP, "micro_batch": 8, "accumulation": 1, "memory_bytes": 1, "seconds": 1.0},
+        "placement": placement(GROUP, seconds=1.0),
         **changes,
     }
+    return RunFacts(**facts)
 
 
-def cell(family: str, size: int, seed: int = 0, task: str = "digits") -> list[dict[str, Any]]:
+def cell(family: str, size: int, seed: int = 0, task: str = "digits") -> list[RunFacts]:
     """A pretraining, fine-tunes of 1 and 7 epochs and a probe."""
     name = f"{family}-{size}-{seed}"
     child: dict[str, Any] = {"parent_id": f"pretrain-{name}", "dataset": task, "dataset_size": 99, "examples_seen": 0}
@@ -76,32 +80,34 @@ def cell(family: str, size: int, seed: int = 0, task: str = "digits") -> list[di
     ]
 
 
-def finish(store: Store, run_id: str, top1: float, attempts: int = 1) -> None:
+def finish(store: Store, run_id: str, top1: float, attempts: int = 1, **changes: Any) -> None:
     """A run that is done: two workers of three cores and a GPU for 72 seconds."""
     folder = store.run(run_id)
     for _ in range(attempts):
-        folder.begin({})
-    folder.finish(
-        {
-            "run_id": run_id,
-            "finished": 1.8e9,
-            "metrics": {"eval/loss": 2.0, "eval/top1": top1, "eval/samples": 100.0, "time/run_seconds": 72.0},
-            "last": {} if run_id.startswith("probe") else {"step": 10, "speed/images_per_second": 100.0},
-            **GROUP,
-            "gpu_hours": 72 * 2 / 3600,
-            "core_hours": 72 * 6 / 3600,
-            "seconds": 72.0,
-            "micro_batch": 16,
-            "peak_flops": 4e12,
-            "attempts": attempts,
-            "provenance": {"host": "here", "git": "abc", "packages": {"torch": "2.13", "ray": "2.60"}},
-        }
+        folder.begin(run_record(run_id))
+    result = RunResult(
+        run_id=run_id,
+        finished=1.8e9,
+        metrics={"eval/loss": 2.0, "eval/top1": top1, "eval/samples": 100.0, "time/run_seconds": 72.0},
+        last={} if run_id.startswith("probe") else {"step": 10, "speed/images_per_second": 100.0},
+        workers=GROUP.workers,
+        cpus_per_worker=GROUP.cpus_per_worker,
+        gpus_per_worker=GROUP.gpus_per_worker,
+        zero_stage=GROUP.zero_stage,
+        gpu_hours=72 * 2 / 3600,
+        core_hours=72 * 6 / 3600,
+        seconds=72.0,
+        micro_batch=16,
+        peak_flops=4e12,
+        attempts=attempts,
+        provenance=Provenance(host="here", git="abc", packages={"torch": "2.13", "ray": "2.60"}),
     )
+    folder.finish(result.model_copy(update=changes))
 
 
-def make_store(root: Path, runs: list[dict[str, Any]], study: str = "toy") -> Store:
+def make_store(root: Path, runs: list[RunFacts], study: str = "toy") -> Store:
     store = Store(root)
-    write_json(store.study(study) / "plan.json", {"study": study, "totals": {"runs": len(runs)}, "runs": runs})
+    store.write_plan(plan_file(*runs, study=study))
     return store
 
 
@@ -112,7 +118,7 @@ def full_store(root: Path, seeds: int = 1) -> Store:
     store = make_store(root, [run for runs in cells.values() for run in runs])
     for (family, size, seed), runs in cells.items():
         for run in runs:
-            finish(store, run["run_id"], top1[family, size] - 0.01 * seed)
+            finish(store, run.run_id, top1[family, size] - 0.01 * seed)
     return store
 
 
@@ -158,12 +164,12 @@ def test_costs_count_all_workers(tmp_path: Path) -> None:
 
 def test_runs_without_a_result_are_rows_without_values(tmp_path: Path) -> None:
     store = make_store(tmp_path, cell("vit", 1000) + cell("resnet", 1000))
-    store.run("pretrain-vit-1000-0").begin({}, GROUP["workers"])
+    store.run("pretrain-vit-1000-0").begin(run_record(), GROUP.workers)
     store.run("pretrain-vit-1000-0").fail(State.DIVERGED, "loss not finite at step 3")
     for child in ("finetune-vit-1000-0-1", "finetune-vit-1000-0-7", "probe-vit-1000-0"):
         store.run(child).fail(State.SKIPPED, "parent has no result")
     finish(store, "pretrain-resnet-1000-0", 0.6, attempts=3)
-    begun = store.run("finetune-resnet-1000-0-1").begin({}, GROUP["workers"])
+    begun = store.run("finetune-resnet-1000-0-1").begin(run_record(), GROUP.workers)
     start = json.loads(begun.read_text())["begin"]
     begun.write_text(begun.read_text() + f'{{"step": 1, "time": {start + 36}}}\n{{"step": 2, "ti')  # killed while writing
     store.run("finetune-resnet-1000-0-7").fail(State.FAILED, "OSError: no room\nTraceback ...")
@@ -221,11 +227,13 @@ def test_a_damaged_result_is_named_not_swallowed(tmp_path: Path) -> None:
 def test_provenance_names_all_that_occurs(tmp_path: Path) -> None:
     store = full_store(tmp_path)
     folder = store.run("probe-vit-1000-0")
-    folder.finish({**(folder.result() or {}), "provenance": {"git": "def", "packages": {"torch": "2.14"}}})
+    provenance = Provenance(git="def", packages={"torch": "2.14"})
+    folder.finish(run_result(folder.run_id, provenance=provenance))
     assert results.provenance(tmp_path, "toy") == {
         "git": "abc, def",
         "host": "here",
         "packages": "ray 2.60, torch 2.13, torch 2.14",
+        "data": "fractals f-1",
     }
 
 
@@ -233,19 +241,19 @@ def test_two_thousand_runs_are_collected(tmp_path: Path) -> None:
     runs = [run for seed in range(250) for family in MODELS for run in cell(family, 1000, seed)]
     store = make_store(tmp_path, runs)
     for run in runs:
-        write_json_fast(store, run["run_id"])
+        write_result_fast(store, run.run_id)
     frame = results.collect(tmp_path, "toy")  # how fast: bench/collect.py
     assert len(frame) == 2000
     assert (frame["status"] == "DONE").all()
 
 
-def write_json_fast(store: Store, run_id: str) -> None:
+def write_result_fast(store: Store, run_id: str) -> None:
     """A result without the store's fsync, which would take most of the test's time."""
-    finish(store, "template", 0.5) if not store.run("template").path.exists() else None
+    finish(store, "probe-template", 0.5) if not store.run("probe-template").path.exists() else None
     folder = store.run(run_id).path
     folder.mkdir(parents=True)
     (folder / "metrics-000.jsonl").write_text('{"begin": 0}\n')
-    (folder / "result.json").write_text((store.run("template").path / "result.json").read_text())
+    (folder / "result.json").write_text((store.run("probe-template").path / "result.json").read_text())
 
 
 def test_reading_results_needs_no_torch_ray_or_mlflow() -> None:
@@ -257,12 +265,14 @@ def test_reading_results_needs_no_torch_ray_or_mlflow() -> None:
     assert shown.stdout.strip() == "set()"
 
 
+RECIPES = {"pretrain": "mixup=0.2", "finetune": "lr=0.1"}
+
+
 def test_recipes_keep_their_rows_apart(tmp_path: Path) -> None:
     """A pretraining's recipe is a column and part of the variant; a fine-tune's is part of the task."""
     plan = [
-        {**run, "variant": "V8 mixup=0.2", "recipe": "lr=0.1" if run["phase"] == "finetune" else ""} for run in cell("vit", 512)
+        run.model_copy(update={"variant": "V8 mixup=0.2", "recipe": RECIPES.get(run.phase, "")}) for run in cell("vit", 512)
     ]
-    plan[0]["recipe"] = "mixup=0.2"
     make_store(tmp_path, plan, "s")
     frame = results.collect(tmp_path, "s")
     assert set(frame["recipe"]) == {"mixup=0.2"}

@@ -8,25 +8,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import WriteStudy
+from records import plan_file, run_record
 from test_results import cell, finish, make_store
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.plan.records import PlanFile
 from orchestrator.prepare import prepare
-from orchestrator.store.attempts import End, record_end
+from orchestrator.store.attempts import record_end
 from orchestrator.store.layout import Store
+from orchestrator.store.records import AttemptEnding
 from orchestrator.store.state import State
-from orchestrator.store.status import as_text, duration, survey
+from orchestrator.store.status import as_text, survey
+from orchestrator.units import duration
 from vitmodel.files import write_json
 
 HOLD = """\
 import sys, time
 from pathlib import Path
-from orchestrator.store import Lease
+from orchestrator.store.lease import Lease
 Lease(Path(sys.argv[1])).take()
 print("held", flush=True)
 time.sleep(600)
@@ -37,16 +40,16 @@ def entry(step: int, speed: float = 0.0) -> str:
     return json.dumps({"step": step, "train/loss": 1.0, "speed/images_per_second": speed, "time": time.time()}) + "\n"
 
 
-def half_done(root: Path) -> tuple[Store, dict[str, Any]]:
+def half_done(root: Path) -> tuple[Store, PlanFile]:
     """One run done, in 72 s where one was planned; one at step 4 of 10 in its second attempt; one failed; one planned."""
     store = make_store(root, cell("vit", 1000))
-    done, running, failed, _ = (run["run_id"] for run in cell("vit", 1000))
+    done, running, failed, _ = (run.run_id for run in cell("vit", 1000))
     finish(store, done, 0.5)
-    store.run(running).begin({})
-    record_end(store.run(running), 0, End.OOM, "CUDA out of memory\nTraceback", 8)
-    with store.run(running).begin({}).open("a") as file:
+    store.run(running).begin(run_record())
+    record_end(store.run(running), 0, AttemptEnding.OOM, "CUDA out of memory\nTraceback", 8)
+    with store.run(running).begin(run_record()).open("a") as file:
         file.write(entry(3, 90.0) + entry(4, 100.0) + '{"step": 5, "tr')
-    store.run(failed).begin({})
+    store.run(failed).begin(run_record())
     store.run(failed).fail(State.FAILED, "no space left\nTraceback")
     plan = store.plan("toy")
     assert plan is not None
@@ -67,7 +70,7 @@ def test_every_run_with_step_attempts_cause_and_heartbeat(tmp_path: Path) -> Non
     assert found.counts == {"DONE": 1, "FAILED": 1, "PLANNED": 1, "RUNNING": 1}
     assert found.work_seconds == pytest.approx(72 * (0.6 + 1))  # of planned seconds, each of which took 72
     assert (found.driver, found.eta_seconds, found.is_over) == (None, None, True)
-    assert "nobody is at it" in as_text(found)
+    assert "no driver is working on it" in as_text(found)
 
 
 def test_a_driver_lives_and_is_killed(tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_a_driver_lives_and_is_killed(tmp_path: Path) -> None:
         assert alive.driver is not None
         assert (alive.driver.pid, alive.driver.host, alive.driver.is_alive) == (driver.pid, socket.gethostname(), True)
         assert alive.eta_seconds == pytest.approx(alive.work_seconds)  # one run at work
-        assert f"driver {driver.pid} on {socket.gethostname()}" in as_text(alive)
+        assert f"driver {driver.pid} on host {socket.gethostname()}" in as_text(alive)
         assert not alive.is_over
     finally:
         driver.kill()
@@ -89,7 +92,7 @@ def test_a_driver_lives_and_is_killed(tmp_path: Path) -> None:
     assert dead.driver is not None
     assert (dead.driver.is_alive, dead.eta_seconds, dead.is_over) == (False, None, True)
     assert "dead" in as_text(dead)
-    assert "the same `run` command goes on" in as_text(dead)
+    assert "run the same command to continue" in as_text(dead)
 
 
 @pytest.mark.parametrize(("age", "is_alive"), [(10.0, True), (100.0, False)])
@@ -110,11 +113,11 @@ def test_the_command_with_a_file_with_a_name_and_as_json(write_study: WriteStudy
     assert by_file.exit_code == 0, by_file.output
     assert {run["state"] for run in json.loads(by_file.output)["runs"]} == {"PLANNED"}
     assert not storage.exists(), "looking writes nothing"
-    write_json(Store(storage).study("tiny") / "plan.json", prepare(study, str(storage)).data)
+    Store(storage).write_plan(prepare(study, str(storage)).plan_file([]))
     by_name = runner.invoke(app, ["status", "tiny", "--storage", str(storage), "--json", "--watch", "0.1"])
     assert json.loads(by_name.output)["runs"] == json.loads(by_file.output)["runs"]
     unknown = runner.invoke(app, ["status", "tinny", "--storage", str(storage)])
-    assert "no study called tinny" in str(unknown.exception)
+    assert "no study 'tinny'" in str(unknown.exception)
     assert "tiny" in str(unknown.exception)
 
 
@@ -133,9 +136,9 @@ def test_two_thousand_runs_are_looked_at_in_seconds(tmp_path: Path) -> None:
     runs = [run for seed in range(500) for run in cell("vit", 1000, seed)]
     store = make_store(tmp_path, runs)
     for run in runs[:100]:
-        store.run(run["run_id"]).begin({})
+        store.run(run.run_id).begin(run_record())
     began = time.process_time()
-    assert len(survey(store, {"study": "toy", "runs": runs}).runs) == 2000
+    assert len(survey(store, plan_file(*runs, study="toy")).runs) == 2000
     assert time.process_time() - began < 5
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import run_record, run_result
 
 from orchestrator.store import lease as lease_module
 from orchestrator.store.curve import origin_line
@@ -31,14 +32,14 @@ def entry(step: int, loss: float) -> str:
 def test_states_of_a_run(tmp_path: Path) -> None:
     run = Store(tmp_path).run("pretrain-x")
     assert run.state() is State.PLANNED
-    run.begin({"config": {}})
+    run.begin(run_record())
     assert run.state() is State.RUNNING
     run.fail(State.DIVERGED, "nan")
     assert run.state() is State.DIVERGED
-    run.begin({"config": {}})
+    run.begin(run_record())
     assert run.state() is State.RUNNING
     assert run.attempts() == 2
-    run.finish({"metrics": {}})
+    run.finish(run_result())
     run.fail(State.FAILED, "a zombie of the first attempt")
     assert run.state() is State.DONE
 
@@ -46,7 +47,7 @@ def test_states_of_a_run(tmp_path: Path) -> None:
 def test_attempts_make_one_curve(tmp_path: Path) -> None:
     run = Store(tmp_path).run("pretrain-x")
     for lines in (entry(1, 1.0) + entry(2, 0.9) + entry(3, 0.8), entry(3, 0.7) + entry(4, 0.6) + '{"step": 5, "tr'):
-        with run.begin({}).open("a") as file:
+        with run.begin(run_record()).open("a") as file:
             file.write(lines)
     assert [(e["step"], e["train/loss"]) for e in run.metrics()] == [(1, 1.0), (2, 0.9), (3, 0.7), (4, 0.6)]
 
@@ -71,13 +72,13 @@ def test_the_watch_reports_changes_once(tmp_path: Path) -> None:
     store = Store(tmp_path)
     watch = Watch(store, ["a", "b"])
     assert watch.look() == []
-    metrics = store.run("a").begin({})
+    metrics = store.run("a").begin(run_record())
     assert [(seen.folder.run_id, seen.state) for seen in watch.look()] == [("a", State.RUNNING)]
     assert watch.look() == []
     with metrics.open("a") as file:
         file.write(entry(7, 0.5))
     assert watch.look()[0].last["step"] == 7
-    store.run("a").finish({})
+    store.run("a").finish(run_result("a"))
     assert watch.look()[0].state is State.DONE
     assert watch.look() == []
 
@@ -126,9 +127,10 @@ def test_a_lease_of_another_host_ages(tmp_path: Path) -> None:
 
 def test_only_one_attempt_has_a_number(tmp_path: Path) -> None:
     """Two groups that begin at the same moment: each has metrics of its own."""
-    code = "from pathlib import Path; from orchestrator.store.layout import RunFolder; "
+    code = "from pathlib import Path; from orchestrator.store.layout import RunFolder, RunRecord; "
     code += f"f = RunFolder(Path({str(tmp_path / 'x')!r})); "
-    code += "input(); print([f.begin({}).name for _ in range(50)])"
+    code += f"record = RunRecord.model_validate_json({run_record().model_dump_json()!r}); "
+    code += "input(); print([f.begin(record).name for _ in range(50)])"
     both = [
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in "ab"
     ]
@@ -137,7 +139,7 @@ def test_only_one_attempt_has_a_number(tmp_path: Path) -> None:
 
 
 def begun(run: RunFolder, lines: list[dict[str, Any]], session: str = "") -> None:
-    with run.begin({}, 1, session).open("a") as file:
+    with run.begin(run_record(), 1, session).open("a") as file:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -153,7 +155,7 @@ def test_a_curve_follows_the_checkpoints_it_went_on_from(tmp_path: Path) -> None
     begun(run, [origin_line(0, 40, 1.0), *losses(50, attempt=2)])
     begun(run, [])
     assert [(e["step"], e["train/loss"]) for e in run.metrics()] == [(10, 0), (20, 0), (30, 0), (40, 0), (50, 2)]
-    run.finish({"attempt": 1})
+    run.finish(run_result(attempt=1))
     assert [(e["step"], e["train/loss"]) for e in run.metrics()] == [(10, 0), (20, 1), (30, 1)]
 
 

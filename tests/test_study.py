@@ -20,8 +20,9 @@ from processes import alive, family_of, named, within
 from ruamel.yaml import YAML
 
 from orchestrator import results
-from orchestrator.store.attempts import End, attempts_of
+from orchestrator.store.attempts import attempts_of
 from orchestrator.store.layout import Store
+from orchestrator.store.records import AttemptEnding
 
 pytestmark = pytest.mark.timeout(600)
 LENGTHS = [{"epochs": 25}]
@@ -142,7 +143,9 @@ def test_the_ends_of_two_drivers_and_the_same_command_again(
             frame = results.collect(storage, "tiny")
             assert set(frame["status"]) == {"DONE", "STOPPED"}
             stopped = [Store(storage).run(run_id) for run_id in frame["run_id"][frame["status"] == "STOPPED"]]
-            assert {attempts_of(folder)[-1].end for folder in stopped if folder.attempts()} <= {End.STOPPED}, "none was killed"
+            assert {attempts_of(folder)[-1].end for folder in stopped if folder.attempts()} <= {AttemptEnding.STOPPED}, (
+                "none was killed"
+            )
         else:
             os.kill(driver.pid, number)
             driver.wait()

@@ -14,51 +14,56 @@ from typing import Any
 import pytest
 import torch
 from conftest import ONE_THREAD, Change, WriteStudy, bundle_of, groups_of_two, study_writer, without_ray
+from records import run_record, run_result
 
 from orchestrator import results
 from orchestrator.execution import elastic, launch, worker
 from orchestrator.execution.elastic import fitting, sizes
+from orchestrator.execution.orders import BundleOrders
 from orchestrator.plan.runs import Bundle
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.spec.fault_tolerance import Checkpoint, Retries
-from orchestrator.store.attempts import Attempt, End, Next, attempts_of, next_attempt
+from orchestrator.store.attempts import NextAttempt, attempts_of, next_attempt
 from orchestrator.store.layout import RunFolder, Store
+from orchestrator.store.records import AttemptEnd, AttemptEnding, ResizeRequest, read
 from orchestrator.store.state import State
-from orchestrator.study import OVER_BUDGET, SOME_FAILED, USER_ERROR
+from orchestrator.store.stop import clear_stop, request_stop
+from orchestrator.study import ExitCode
 from vitmodel.config.base import UserError
-from vitmodel.data.badsamples import AwayError
-from vitmodel.files import read_json, write_json
+from vitmodel.data.bad_samples import StoreUnavailableError
+from vitmodel.files import read_json
 from vitmodel.training import loop
 from vitmodel.training.checkpoint import complete_checkpoints
-from vitmodel.training.guard import STALLED_EXIT
+from vitmodel.training.watchdog import STALLED_EXIT
 
-F, K, P, M, S, X = End.FAILURE, End.KILLED, End.PREEMPTION, End.OOM, End.STALL, End.FINAL
+F, K, P, M = AttemptEnding.FAILURE, AttemptEnding.KILLED, AttemptEnding.PREEMPTION, AttemptEnding.OOM
+S, X, STOPPED = AttemptEnding.STALL, AttemptEnding.FINAL, AttemptEnding.STOPPED
 BUDGETS = Retries(failures=2, preemptions=3, oom=2, stalls=1, pause_seconds=5.0)
 
 
 @pytest.mark.parametrize(
     ("ends", "expected"),
     [
-        ([], Next(micro_batch=16, pause_seconds=0)),
-        ([F], Next(micro_batch=16, pause_seconds=5)),
-        ([F, K], Next(micro_batch=16, pause_seconds=10)),
-        ([F, K, F], Next(failure=State.FAILED, reason="after 3 attempts: r")),
-        ([P, P, P], Next(micro_batch=16, pause_seconds=20)),
-        ([P, P, P, P], Next(failure=State.FAILED, reason="preempted 4 times: r")),
-        ([P, P, F], Next(micro_batch=16, pause_seconds=20)),
-        ([M], Next(micro_batch=8, pause_seconds=0)),
-        ([M, M], Next(micro_batch=4, pause_seconds=0)),
-        ([M, M, M], Next(failure=State.FAILED, reason="oom: r")),
-        ([S], Next(micro_batch=16, pause_seconds=5)),
-        ([S, S], Next(failure=State.STALLED, reason="r")),
-        ([End.STOPPED], Next(micro_batch=16, pause_seconds=0)),
-        ([X], Next(failure=State.FAILED, reason="r")),
+        ([], NextAttempt(micro_batch=16, pause_seconds=0)),
+        ([F], NextAttempt(micro_batch=16, pause_seconds=5)),
+        ([F, K], NextAttempt(micro_batch=16, pause_seconds=10)),
+        ([F, K, F], NextAttempt(failure=State.FAILED, reason="after 3 attempts: r")),
+        ([P, P, P], NextAttempt(micro_batch=16, pause_seconds=20)),
+        ([P, P, P, P], NextAttempt(failure=State.FAILED, reason="preempted 4 times: r")),
+        ([P, P, F], NextAttempt(micro_batch=16, pause_seconds=20)),
+        ([M], NextAttempt(micro_batch=8, pause_seconds=0)),
+        ([M, M], NextAttempt(micro_batch=4, pause_seconds=0)),
+        ([M, M, M], NextAttempt(failure=State.FAILED, reason="oom: r")),
+        ([S], NextAttempt(micro_batch=16, pause_seconds=5)),
+        ([S, S], NextAttempt(failure=State.STALLED, reason="r")),
+        ([AttemptEnding.STOPPED], NextAttempt(micro_batch=16, pause_seconds=0)),
+        ([X], NextAttempt(failure=State.FAILED, reason="r")),
     ],
 )
-def test_each_kind_of_mishap_has_its_budget(ends: list[End], expected: Next) -> None:
+def test_each_kind_of_mishap_has_its_budget(ends: list[AttemptEnding], expected: NextAttempt) -> None:
     micro, attempts = 16, []
     for end in ends:
-        attempts.append(Attempt(end=end, reason="r", micro_batch=micro))
+        attempts.append(AttemptEnd(end=end, reason="r", micro_batch=micro))
         micro = micro // 2 if end is M else micro
     assert next_attempt(attempts, 0, BUDGETS, planned_micro_batch=16, share=32) == expected
     again = next_attempt(attempts, len(attempts), BUDGETS, planned_micro_batch=16, share=32)
@@ -67,8 +72,8 @@ def test_each_kind_of_mishap_has_its_budget(ends: list[End], expected: Next) -> 
 
 
 def test_a_micro_batch_divides_the_share_and_ends_at_one() -> None:
-    def following(micro: int, share: int) -> Next:
-        return next_attempt([Attempt(end=M, micro_batch=micro)], 0, BUDGETS, planned_micro_batch=99, share=share)
+    def following(micro: int, share: int) -> NextAttempt:
+        return next_attempt([AttemptEnd(end=M, micro_batch=micro)], 0, BUDGETS, planned_micro_batch=99, share=share)
 
     assert following(9, 18).micro_batch == 3
     assert following(2, 18).micro_batch == 1
@@ -76,8 +81,8 @@ def test_a_micro_batch_divides_the_share_and_ends_at_one() -> None:
 
 
 def test_what_comes_again_is_not_tried_again() -> None:
-    assert worker.kind_of(UserError("no image")) is End.FINAL
-    assert worker.kind_of(AwayError("the store did not answer")) is End.FAILURE
+    assert worker.kind_of(UserError("no image")) is AttemptEnding.FINAL
+    assert worker.kind_of(StoreUnavailableError("the store did not answer")) is AttemptEnding.FAILURE
 
 
 def test_intervals_of_time_or_steps() -> None:
@@ -100,8 +105,8 @@ def one_cell(content: dict[str, Any]) -> None:
     content["resources"] = {"checkpoint": {"every": "4 steps"}}
 
 
-def make_bundle(write_study: WriteStudy, storage: Path, change: Change) -> tuple[Prepared, dict[str, Any]]:
-    """A planned study with its data, and the payload of its only bundle."""
+def make_bundle(write_study: WriteStudy, storage: Path, change: Change) -> tuple[Prepared, BundleOrders]:
+    """A planned study with its data, and the orders of its only bundle."""
     prepared = prepare(write_study(change), str(storage))
     return prepared, bundle_of(prepared)
 
@@ -118,11 +123,16 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
     monkeypatch.setattr(loop, "forward_backward", limited)
 
 
-def work_as_ray_would(bundle: dict[str, Any]) -> None:
+def work(orders: BundleOrders) -> None:
+    """One worker group, in this process."""
+    worker.work({"orders": orders.model_dump_json()})
+
+
+def work_as_ray_would(orders: BundleOrders) -> None:
     """The group again and again, as long as it ends with an error and may be started again."""
-    for _ in range(bundle["group_failures"] + 1):
+    for _ in range(orders.group_failures + 1):
         try:
-            worker.work(bundle)
+            work(orders)
             return
         except Exception:
             continue
@@ -163,13 +173,13 @@ def test_an_error_is_tried_again_from_the_checkpoint(
         return train_step(job, engine, loaded, step)
 
     monkeypatch.setattr(loop, "train_step", flaky)
-    worker.work(bundle)
+    work(bundle)
     frame = results.collect(prepared.store.root, "tiny")
     assert frame[["status", "attempts"]].to_numpy().tolist() == [["DONE", 2], ["DONE", 1]]
     pretrain = prepared.store.run(frame["run_id"][0])
     result = pretrain.result()
     assert result is not None
-    assert result["metrics"]["start_step"] in (8, 12)
+    assert result.metrics["start_step"] in (8, 12)
     assert "the storage was away" in attempts_of(pretrain)[0].reason
 
 
@@ -177,25 +187,25 @@ def test_a_spent_budget_stops_a_run_under_way_and_a_larger_one_goes_on(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared, bundle = make_bundle(write_study, tmp_path / "runs", one_cell)
-    monkeypatch.setattr(worker, "ASK_SECONDS", 0.0)
-    stop, train_step = prepared.store.study("tiny") / "stop.json", loop.train_step
+    monkeypatch.setattr(worker, "STOP_CHECK_SECONDS", 0.0)
+    study, train_step = prepared.store.study("tiny"), loop.train_step
 
     def watched(job: Any, engine: Any, loaded: Any, step: int) -> torch.Tensor:
         if step == 6:
-            write_json(stop, {"state": "BUDGET", "reason": "limit of 1 GPU-hours"})
+            request_stop(study, State.BUDGET, "limit of 1 GPU-hours")
         return train_step(job, engine, loaded, step)
 
     monkeypatch.setattr(loop, "train_step", watched)
-    worker.work(bundle)
+    work(bundle)
     frame = results.collect(prepared.store.root, "tiny").set_index("phase")
     assert frame["status"].to_dict() == {"pretrain": "BUDGET", "finetune": "BUDGET"}
     monkeypatch.setattr(loop, "train_step", train_step)
-    stop.unlink()
-    (planned,) = prepared.bundles
-    worker.work(launch.bundle_payload(prepared.file.study, prepared.plan, planned, prepared.store))
+    clear_stop(study)
+    (planned,) = prepared.local_bundles()
+    work(launch.make_orders(prepared.file.study, prepared.plan, planned, prepared.store))
     result = prepared.store.run(frame["run_id"]["pretrain"]).result()
     assert result is not None
-    assert result["metrics"]["start_step"] == 7, "the step at which it was stopped"
+    assert result.metrics["start_step"] == 7, "the step at which it was stopped"
 
 
 def test_a_gradient_that_is_no_number_is_seen_where_the_loss_is_still_one(
@@ -218,7 +228,7 @@ def test_a_gradient_that_is_no_number_is_seen_where_the_loss_is_still_one(
         return forward_backward(job, engine, *rest)
 
     monkeypatch.setattr(loop, "forward_backward", poisoned)
-    worker.work(bundle)
+    work(bundle)
     frame = results.collect(prepared.store.root, "tiny").set_index("phase")
     assert frame["status"].to_dict() == {"pretrain": "DIVERGED", "finetune": "SKIPPED"}
     assert "not finite at step 6; last finite loss" in frame["reason"]["pretrain"]
@@ -255,7 +265,7 @@ def test_a_limit_ends_the_command_with_4_and_keeps_the_run(limit: str, write_stu
         study = limited(write_study, limit, seconds)
         command = without_ray(study, tmp_path / "runs")
         done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == OVER_BUDGET, done.stdout + done.stderr
+        assert done.returncode == ExitCode.OVER_BUDGET, done.stdout + done.stderr
         assert f"stopping: {'wall-clock limit' if limit == 'wall_hours' else 'limit'} of" in done.stdout
     assert folder.state() is State.BUDGET
     stopped_and_saved(folder)
@@ -265,7 +275,7 @@ def test_a_limit_ends_the_command_with_4_and_keeps_the_run(limit: str, write_stu
 
 def stopped_and_saved(folder: RunFolder) -> None:
     (ended,) = attempts_of(folder)
-    assert ended.end is End.STOPPED
+    assert ended.end is AttemptEnding.STOPPED
     step = int(ended.reason.rpartition(" ")[2])
     (path,) = complete_checkpoints(folder.path / "checkpoints")
     assert path.name.startswith(f"step-{step:09d}"), "it goes on from there"
@@ -288,13 +298,13 @@ def test_who_asks_a_driver_to_stop_loses_nothing(way: str, write_study: WriteStu
         said = driver.communicate(timeout=60)[0]
     finally:
         driver.kill()
-    assert driver.returncode == SOME_FAILED, said
-    assert f"stopping: {way if way == 'SIGTERM' else '`vitscale stop`'} (every run saves first" in said
+    assert driver.returncode == ExitCode.SOME_FAILED, said
+    assert f"stopping: {way if way == 'SIGTERM' else '`vitscale stop`'} (every run saves a checkpoint first" in said
     assert folder.state() is State.STOPPED
     stopped_and_saved(folder)
     again = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
-    assert again.returncode == USER_ERROR
-    assert "nobody is at work on tiny" in again.stderr
+    assert again.returncode == ExitCode.USER_ERROR
+    assert "no driver is running tiny" in again.stderr
 
 
 def until(condition: Callable[[], Any], seconds: float = 60) -> None:
@@ -334,11 +344,11 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Groups:
 
     mishaps, first = make_bundle(study_writer(tmp), tmp / "mishaps", change)
     taken, second = make_bundle(study_writer(tmp), tmp / "taken", often)
-    pretrain, finetune = (item["run_id"] for item in first["runs"])
+    pretrain, finetune = (order.run_id for order in first.runs)
     jobs = [
         (first, {pretrain: "sigterm", finetune: "stall"}),
-        ({**second, "session": "ours"}, {pretrain: "taken over"}),
-        ({**second, "session": "another's"}, {}),
+        (second.model_copy(update={"session": "ours"}), {pretrain: "taken over"}),
+        (second.model_copy(update={"session": "another's"}), {}),
     ]
     codes, said = groups_of_two(jobs, tmp)
     return Groups(mishaps=mishaps, after_mishaps=codes[0], taken=taken, after_taken=codes[1], then=codes[2], said=said)
@@ -355,7 +365,7 @@ def test_a_notice_and_a_stall_of_one_worker_are_survived_by_all(groups: Groups) 
     assert (first.end, first.reason) == (P, "stopped at step 10 by a preemption notice")
     result = told.result()
     assert result is not None
-    assert result["metrics"]["start_step"] == 10
+    assert result.metrics["start_step"] == 10
     assert attempts_of(hung)[0].end is S
     stacks = [path.read_text() for path in sorted((hung.path / "stacks").iterdir())]
     assert len(stacks) == 2
@@ -368,12 +378,12 @@ def test_a_group_whose_study_was_taken_over_leaves_nothing(groups: Groups) -> No
     assert groups.then == [[0, 0]], groups.said
     run = groups.taken.store.run(groups.taken.plan.runs[0].run_id)
     ended = attempts_of(run)[0]
-    assert (ended.end, ended.reason.partition(":")[0]) == (End.STOPPED, "another group works on this run now")
+    assert (ended.end, ended.reason.partition(":")[0]) == (STOPPED, "another worker group has taken over this run")
     logged = [entry["step"] for entry in map(json.loads, run.metrics_files()[0].read_text().splitlines()) if "step" in entry]
     assert max(logged) > 16, "it had steps at which to save"
     result = run.result()
     assert result is not None
-    assert (result["attempt"], result["metrics"]["start_step"]) == (1, 8), "the last checkpoint before the other driver came"
+    assert (result.attempt, result.metrics["start_step"]) == (1, 8), "the last checkpoint before the other driver came"
     assert [entry["step"] for entry in run.metrics()] == list(range(1, 25))
 
 
@@ -386,8 +396,8 @@ def test_only_sizes_that_give_the_exact_batch(write_study: WriteStudy, tmp_path:
         content["resources"] = {"workers": {"min": 2, "max": 9}}
 
     prepared, bundle = make_bundle(write_study, tmp_path / "runs", change)
-    planned: Bundle = prepared.bundles[0]
-    assert sizes(planned) == bundle["sizes"] == [2, 4, 8]
+    planned: Bundle = prepared.local_bundles()[0]
+    assert sizes(planned) == bundle.sizes == (2, 4, 8)
     assert str(planned.group) == "2 to 9 x 1 CPU"
     assert [fitting([2, 4, 8], free) for free in (1, 2, 3, 7, 8, 100)] == [0, 2, 2, 4, 8, 8]
     assert Store(tmp_path / "runs").root == prepared.store.root
@@ -402,26 +412,26 @@ def test_a_group_that_is_slow_to_start_is_not_sent_back(
         one_cell(content)
         content["resources"] = {"workers": {"min": 1, "max": 2}}
 
-    prepared, bundle = make_bundle(write_study, tmp_path / "runs", change)
-    runs, resize = [prepared.store.run(item["run_id"]) for item in bundle["runs"]], Path(bundle["resize"])
-    monkeypatch.setattr(elastic, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(elastic, "_free_workers", lambda payload: 1)
+    _, bundle = make_bundle(write_study, tmp_path / "runs", change)
+    runs, resize = [bundle.folder(order) for order in bundle.runs], bundle.resize_file
+    monkeypatch.setattr(elastic, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(elastic, "free_workers", lambda group: 1)
     asked = []
 
     def start(workers: int) -> int:
         time.sleep(0.3)
         asked.append(resize.exists())  # nothing has begun: no word of more room
         for run in runs:
-            run.begin({})
+            run.begin(run_record(run.run_id))
         deadline = time.monotonic() + 10
         while not resize.exists():  # now one free is one more
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        asked.append(read_json(resize))
+        asked.append(read(resize, ResizeRequest))
         for run in runs:
-            run.finish({})
+            run.finish(run_result(run.run_id))
         return 1
 
     assert elastic.run(bundle, start) == 1
-    assert asked == [False, {"workers": 2}]
+    assert asked == [False, ResizeRequest(workers=2)]
     assert not resize.exists()

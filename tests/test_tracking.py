@@ -16,48 +16,36 @@ from typing import Any
 import pytest
 from conftest import ROOT, WriteStudy, clean_environment
 from mlflow import MlflowClient
+from records import plan_file, run_facts, run_record, run_result
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.plan.records import RunFacts
 from orchestrator.store.layout import RunFolder, Store
 from orchestrator.store.state import State
-from orchestrator.tracking.cursor import Cursor
+from orchestrator.tracking.cursor import Cursor, TrackedRun
 from orchestrator.tracking.mlflow import Follower, tracking_uri
 from vitmodel.files import write_json
 
 
-def facts(run_id: str, parent: str | None = None) -> dict[str, Any]:
-    phase = run_id.partition("-")[0]
-    return {
-        "run_id": run_id,
-        "parent_id": parent,
-        "phase": phase,
-        "family": "vit",
-        "variant": "V",
-        "dataset": "d",
-        "seed": 0,
-        "steps": 4,
-        "label": run_id,
-        "shots": None,
-        "placement": {"group": {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "zero_stage": 0}},
-    }
+def facts(run_id: str, parent: str | None = None) -> RunFacts:
+    return run_facts(run_id, parent_id=parent, steps=4)
 
 
-PLAN = {"study": "t", "runs": [facts("pretrain-a"), facts("finetune-b", "pretrain-a"), facts("probe-c", "pretrain-a")]}
+PLAN = plan_file(facts("pretrain-a"), facts("finetune-b", "pretrain-a"), facts("probe-c", "pretrain-a"), study="t")
 
 
 def train(store: Store, run_id: str, steps: range) -> None:
     """What a worker writes."""
     folder = store.run(run_id)
-    metrics = folder.metrics_files()[-1] if folder.attempts() else folder.begin({"config": {"model": {"width": 8}}})
+    metrics = folder.metrics_files()[-1] if folder.attempts() else folder.begin(run_record(run_id))
     with metrics.open("a") as file:
         for step in steps:
             file.write(json.dumps({"step": step, "train/loss": 1.0 / step, "time": 1.7e9 + step}) + "\n")
 
 
 def finish(store: Store, run_id: str) -> None:
-    result = {"metrics": {"eval/top1": 0.5}, "finished": 1.7e9 + 9, "gpu_hours": 0.0, "core_hours": 0.1}
-    store.run(run_id).finish(result)
+    store.run(run_id).finish(run_result(run_id, finished=1.7e9 + 9))
 
 
 def loss_curve(client: MlflowClient, run_id: str) -> list[tuple[int, float]]:
@@ -103,7 +91,7 @@ def test_follows_dies_and_goes_on(lose_cursor: bool, tmp_path: Path) -> None:
     }
     assert runs["finetune-b"].data.tags["reason"] == "CUDA error <b>"
     assert runs["pretrain-a"].data.metrics["error"] == 0.5
-    assert runs["pretrain-a"].data.params["model.width"] == "8"
+    assert runs["pretrain-a"].data.params["model.width"] == "16"
     assert [a.path for a in client.list_artifacts(runs["study"].info.run_id)] == ["report.html"]
 
 
@@ -132,7 +120,7 @@ def test_a_run_whose_making_was_not_answered_is_made_once(
     poll_until_sent(Follower(store, PLAN, uri) if dies else follower)
     runs = runs_of(MlflowClient(uri))
     assert runs.keys() == {"study", "pretrain-a"}
-    assert runs["pretrain-a"].data.params["model.width"] == "8"
+    assert runs["pretrain-a"].data.params["model.width"] == "16"
 
 
 def test_a_healed_run_is_no_longer_failed(tmp_path: Path) -> None:
@@ -143,7 +131,7 @@ def test_a_healed_run_is_no_longer_failed(tmp_path: Path) -> None:
     follower = Follower(store, PLAN, uri)
     follower.poll()
     assert runs_of(MlflowClient(uri))["pretrain-a"].info.status == "FAILED"
-    store.run("pretrain-a").begin({"config": {}})
+    store.run("pretrain-a").begin(run_record())
     train(store, "pretrain-a", range(1, 5))
     follower.poll()
     assert runs_of(MlflowClient(uri))["pretrain-a"].info.status == "RUNNING"
@@ -222,7 +210,7 @@ def test_a_server_that_hangs_through_a_study(write_study: WriteStudy, tmp_path: 
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
         ended = time.time()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "MLflow was away; `vitscale sync` sends what is missing" in done.stdout
+    assert "MLflow is unavailable; `vitscale sync` sends what is missing" in done.stdout
     results = [json.loads(path.read_text()) for path in storage.glob("runs/*/result.json")]
     assert len(results) == 2
     assert ended - max(result["finished"] for result in results) < 30
@@ -247,15 +235,15 @@ def test_noting_a_run_does_not_write_all_of_them(tmp_path: Path) -> None:
     cursor = Cursor(tmp_path, "u")
     cursor.save()
     for number in range(3):
-        cursor.made(f"run-{number}", {"id": str(number)})
-    cursor.making("run-3")
+        cursor.note_tracked(f"run-{number}", TrackedRun(id=str(number)))
+    cursor.note_creating("run-3")
     with (tmp_path / "tracking.jsonl").open("a") as file:
         file.write('{"run": "run-4", "kno')
-    again = Cursor(tmp_path, "u").data
-    assert again["runs"] == {f"run-{number}": {"id": str(number)} for number in range(3)}
-    assert again["making"] == "run-3"
+    again = Cursor(tmp_path, "u")
+    assert again.runs == {f"run-{number}": TrackedRun(id=str(number)) for number in range(3)}
+    assert again.creating == "run-3"
     assert json.loads((tmp_path / "tracking.json").read_text())["runs"] == {}
-    assert Cursor(tmp_path, "another").data["runs"] == {}
+    assert Cursor(tmp_path, "another").runs == {}
 
 
 def start_server(port: int, folder: Path) -> subprocess.Popen[bytes]:

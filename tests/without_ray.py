@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orchestrator import study
 from orchestrator.execution import launch, worker
+from orchestrator.execution import session as ray
 from orchestrator.plan.make import Plan
 from orchestrator.plan.runs import Bundle
 from orchestrator.spec.schema import Study
@@ -26,10 +27,10 @@ def session() -> Iterator[list[dict[str, float]]]:
 
 def work(study: Study, plan: Plan, bundles: list[Bundle], slots: object, store: Store) -> None:
     for bundle in bundles:
-        worker.work(launch.bundle_payload(study, plan, bundle, store))
+        worker.work({"orders": launch.make_orders(study, plan, bundle, store).model_dump_json()})
 
 
 if __name__ == "__main__":
     os.environ["RAY_ADDRESS"] = "none"  # so that what the machine has is asked of the session
-    launch.ray_session, launch.launch = session, work  # type: ignore[assignment]
+    ray.ray_session, launch.launch = session, work  # type: ignore[assignment]
     sys.exit(study.run(Path(sys.argv[1]), storage=sys.argv[2]))

@@ -1,4 +1,4 @@
-"""The verb that puts two runs or two studies side by side: diff."""
+"""The command `diff`: compares two runs or two study files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from orchestrator.commands.options import Json, Storage
+from orchestrator.commands.console import print_table
+from orchestrator.commands.options import Json, StoragePath
 from orchestrator.prepare import storage_root
 from orchestrator.spec.study import read_study
-from orchestrator.store import diff as differ
+from orchestrator.store import diff
 from orchestrator.store.diff import Change, Difference
 from orchestrator.store.find import find_run
 from orchestrator.store.layout import Store
@@ -21,39 +23,50 @@ from vitmodel.config.base import UserError
 app = typer.Typer()
 STUDY_FILES = (".yaml", ".yml")
 
-Side = Annotated[str, typer.Argument(help="a run_id or its first letters, or a study's YAML file")]
+Side = Annotated[str, typer.Argument(help="A run id or its first characters, or the YAML file of a study.")]
 
 
-@app.command()
-def diff(first: Side, second: Side, storage: Storage = None, as_json: Json = False) -> None:
-    """The configuration keys in which two runs or two studies differ; for runs also their metrics side by side."""
-    kinds = [Path(name).suffix in STUDY_FILES for name in (first, second)]
-    if kinds[0] != kinds[1]:
-        raise UserError(f"{first} and {second} are of two kinds", allowed="two runs, or two study files")
-    if kinds[0]:
-        found = differ.studies(read_study(Path(first)).study, read_study(Path(second)).study, (first, second))
+@app.command("diff")
+def compare(first: Side, second: Side, storage: StoragePath = "runs", as_json: Json = False) -> None:
+    """Show the settings in which two runs or studies differ.
+
+    Compares resolved configurations, with every default filled in. For runs it also shows differences in provenance (git
+    state, package versions) and the metrics of both.
+    """
+    are_studies = [Path(name).suffix in STUDY_FILES for name in (first, second)]
+    if are_studies[0] != are_studies[1]:
+        raise UserError(f"a run cannot be compared with a study: {first}, {second}", allowed="two runs, or two study files")
+    if are_studies[0]:
+        difference = diff.studies(read_study(Path(first)).study, read_study(Path(second)).study, (first, second))
     else:
-        store = Store(storage_root(storage or "runs"))
-        found = differ.runs(find_run(first, store), find_run(second, store))
-    print(json.dumps(asdict(found), indent=1) if as_json else as_text(found))
+        store = Store(storage_root(storage))
+        difference = diff.runs(find_run(first, store), find_run(second, store))
+    if as_json:
+        print(json.dumps(asdict(difference), indent=1))
+    else:
+        _print(difference)
 
 
-def as_text(found: Difference) -> str:
-    """Three aligned columns: the key and both values."""
-    blocks = {"": found.changed, "made with": found.made_with, "metrics": found.metrics}
-    lines = [_block(title, changes, (found.first, found.second)) for title, changes in blocks.items() if changes or not title]
-    return "\n\n".join(lines)
+def _print(difference: Difference) -> None:
+    """A table for each part: the key and both values."""
+    if difference.changed:
+        _print_changes("configuration", difference.changed, difference)
+    else:
+        print(f"{difference.first} and {difference.second} have the same configuration")
+    for title, changes in (("provenance", difference.provenance), ("metrics", difference.metrics)):
+        if changes:
+            print()
+            _print_changes(title, changes, difference)
 
 
-def _block(title: str, changes: tuple[Change, ...], names: tuple[str, str]) -> str:
-    if not changes:
-        return f"{names[0]} and {names[1]} have the same configuration"
-    rows = [(title, *names), *((change.key, _shown(change.first), _shown(change.second)) for change in changes)]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip() for row in rows)
+def _print_changes(title: str, changes: tuple[Change, ...], difference: Difference) -> None:
+    table = Table(title, difference.first, difference.second, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for change in changes:
+        table.add_row(change.key, _shown(change.first), _shown(change.second))
+    print_table(table)
 
 
 def _shown(value: Any) -> str:
-    if value is differ.ABSENT:
+    if value is diff.ABSENT:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

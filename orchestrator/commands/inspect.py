@@ -1,4 +1,4 @@
-"""The verb that looks inside a ViT: arrays by vitmodel.inspect, figures by reporting.looks, files for a notebook."""
+"""The command `inspect`: what a ViT has learned, as figures and arrays, by vitmodel.inspect and report.model_figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from orchestrator.store.find import FoundWeights, find_weights
 from orchestrator.store.layout import Store
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
-from vitmodel.files import read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,13 +29,24 @@ DISTANCE_IMAGES = 128  # that attention distance is averaged over (ViT paper, ap
 BATCH = 8  # images whose attention is held at once
 ARRAYS_FILE = "arrays.npz"
 
-ImagePaths = Annotated[list[Path] | None, typer.Option("--image", help="image file, repeatable; else a test image")]
-Out = Annotated[Path | None, typer.Option("--out", help="folder for figures and arrays; else inspect/NAME")]
+RunOrFile = Annotated[
+    str, typer.Argument(metavar="RUN_OR_FILE", help="A run id or its first characters, or a file of weights.")
+]
+ImagePaths = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image", metavar="FILE", help="Image to show attention on. Can be repeated. Default: a test image of the run."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="Folder for figures and arrays. Default: inspect/ and the name of the run."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is looked at: a module, the images to show, and those to average over."""
+    """What is inspected: a module, the images to show, and those to average over."""
 
     name: str
     module: Module
@@ -48,14 +58,23 @@ class Subject:
         return int(self.shown.shape[1])
 
 
-@app.command()
-def inspect(run: str, image: ImagePaths = None, storage: StoragePath = "runs", out: Out = None) -> None:
-    """Show filters, position similarity, attention distance and rollout of a run (run_id or its start) or a weights file."""
-    found = find_weights(run, Store(storage_root(storage)))
-    subject = _subject(found, image or [], Store(storage_root(storage)))
-    folder = out or Path("inspect") / (found.path.parent.name if found.config else found.path.stem)
-    arrays, refusals = look(subject)
-    folder.mkdir(parents=True, exist_ok=True)
+@app.command("inspect")
+def inspect_model(run: RunOrFile, image: ImagePaths = None, storage: StoragePath = "runs", out: Out = None) -> None:
+    """Draw filters and attention of a trained ViT.
+
+    Writes figures (.png, .svg) of the patch filters, the similarity of the position embeddings, the attention distance of
+    each head and attention rollout, and their numbers as arrays.npz. Prints the paths, and the reason where a figure is not
+    defined for the model.
+    """
+    store = Store(storage_root(storage))
+    source = find_weights(run, store)
+    subject = _subject(source, image or [], store)
+    folder = out or Path("inspect") / (source.path.parent.name if source.config else source.path.stem)
+    arrays, refusals = compute_arrays(subject)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder cannot be created: {error.strerror}", file=str(folder), field="--out") from None
     np.savez_compressed(folder / ARRAYS_FILE, **arrays)
     print(folder / ARRAYS_FILE)
     for name, figure in figures(arrays).items():
@@ -66,29 +85,30 @@ def inspect(run: str, image: ImagePaths = None, storage: StoragePath = "runs", o
         print(f"no {name}: {reason}")
 
 
-def look(subject: Subject) -> tuple[dict[str, Any], dict[str, str]]:
-    """The arrays of everything that is defined for this model, and why the rest is not.
+def compute_arrays(subject: Subject) -> tuple[dict[str, Any], dict[str, str]]:
+    """The arrays that are defined for this model, and the reasons why the others are not.
 
-    Raises UserError where nothing is.
+    Raises UserError where none is.
     """
-    from vitmodel import inspect as inside
+    from vitmodel.inspect import attention_rollout, mean_attention_distance, patch_filters, position_similarity
 
     module = subject.module
-    asked: dict[str, Callable[[], Any]] = {
-        "filters": lambda: inside.patch_filters(module),
-        "positions": lambda: inside.position_similarity(module),
-        "distances": lambda: _mean_over(inside.mean_attention_distance, module, subject.averaged),
-        "rollout": lambda: _joined(inside.attention_rollout, module, subject.shown),
+    quantities: dict[str, Callable[[], Any]] = {
+        "filters": lambda: patch_filters(module),
+        "positions": lambda: position_similarity(module),
+        "distances": lambda: _mean_over(mean_attention_distance, module, subject.averaged),
+        "rollout": lambda: _joined(attention_rollout, module, subject.shown),
     }
     arrays: dict[str, Any] = {}
     refusals: dict[str, str] = {}
-    for name, compute in asked.items():
+    for name, compute in quantities.items():
         try:
             arrays[name] = compute()
         except UserError as error:
             refusals[name] = error.message
     if not arrays:
-        raise UserError(f"{subject.name}: {next(iter(refusals.values()))}", field="RUN", allowed="a vit or a hybrid")
+        reason = next(iter(refusals.values()))
+        raise UserError(f"{subject.name}: {reason}", field="RUN_OR_FILE", allowed="a vit or a hybrid")
     facts = {"images": subject.shown, "averaged_images": len(subject.averaged), "name": subject.name}
     return {**arrays, **facts, "image_size": subject.image_size}, refusals
 
@@ -109,46 +129,48 @@ def figures(arrays: dict[str, Any]) -> dict[str, Figure]:
     return {kind: make() for kind, make in makers.items() if kind in arrays}
 
 
-def _subject(found: FoundWeights, paths: list[Path], store: Store) -> Subject:
+def _subject(source: FoundWeights, paths: list[Path], store: Store) -> Subject:
     """Module and images. Without an image, the first test images of the dataset that the run was trained on."""
     from vitmodel.weights.verify import image_size_of_state, module
 
-    model, state = _weights(found)
+    model, state = _weights(source)
     side = image_size_of_state(model, state)
-    from_data = _test_images(found, store, side)
+    from_data = _test_images(source, store, side)
     if not paths and from_data is None:
-        raise UserError("no dataset is known here to take an image from", field="--image", allowed="an image file")
+        raise UserError("is missing: no dataset of these weights is available here", field="--image", allowed="an image file")
     shown = np.stack([_read_image(path, side) for path in paths]) if paths else from_data[:1]  # type: ignore[index]
     averaged = shown if from_data is None else from_data
     return Subject(name=model.variant, module=module(model, state), shown=shown, averaged=averaged)
 
 
-def _weights(found: FoundWeights) -> tuple[ModelConfig, dict[str, Any]]:
+def _weights(source: FoundWeights) -> tuple[ModelConfig, dict[str, Any]]:
     from vitmodel.weights.files import read_tensors
     from vitmodel.weights.interchange import import_weights, with_head
 
-    return (found.model, with_head(found.model, read_tensors(found.path))) if found.model else import_weights(found.path)
+    if source.model is None:
+        return import_weights(source.path)
+    return source.model, with_head(source.model, read_tensors(source.path))
 
 
-def _test_images(found: FoundWeights, store: Store, side: int) -> NDArray[np.uint8] | None:
-    """The first images of the run's evaluation split, or None for a file or where the dataset is not here."""
+def _test_images(source: FoundWeights, store: Store, side: int) -> NDArray[np.uint8] | None:
+    """The first images of the run's evaluation split. None for a file, or where the dataset is not available here."""
     from vitmodel.data.index import load_index
     from vitmodel.data.reader import Dataset
 
-    root = None if found.config is None else _dataset_root(found.path.parent.name, store)
-    if found.config is None or root is None:
+    root = None if source.config is None else _dataset_root(source.path.parent.name, store)
+    if source.config is None or root is None:
         return None
-    split = found.config["data"]["eval_split"]
+    split = source.config.data.eval_split
     count = min(DISTANCE_IMAGES, load_index(root).splits[split].samples)
     return Dataset(root, split, side, count).read(np.arange(count))
 
 
 def _dataset_root(run_id: str, store: Store) -> Path | None:
-    """The folder of the run's dataset, from any plan that the run stands in."""
+    """The folder of the run's dataset, from any plan that contains the run."""
     for path in sorted(store.root.glob("studies/*/plan.json")):
-        plan = read_json(path)
-        for facts in plan.get("runs", ()):
-            if facts["run_id"] == run_id and (root := plan.get("datasets", {}).get(facts["dataset"])) and Path(root).is_dir():
+        plan = store.plan(path.parent.name)
+        for facts in plan.runs if plan else ():
+            if facts.run_id == run_id and plan and (root := plan.datasets.get(facts.dataset)) and Path(root).is_dir():
                 return Path(root)
     return None
 
@@ -157,7 +179,8 @@ def _read_image(path: Path, side: int) -> NDArray[np.uint8]:
     """An image file as the model sees it (S, S, 3): the reader's formats, limits and resampling."""
     from PIL import Image
 
-    from vitmodel.data.decode import ALLOWED_FORMATS, MAX_PIXELS
+    from vitmodel.data.decode import ALLOWED_FORMATS
+    from vitmodel.data.images import MAX_PIXELS
 
     try:
         with Image.open(path, formats=ALLOWED_FORMATS) as image:
@@ -168,7 +191,8 @@ def _read_image(path: Path, side: int) -> NDArray[np.uint8]:
             square = image.convert("RGB").crop((left, top, left + short, top + short))
             return np.asarray(square.resize((side, side), Image.Resampling.BILINEAR))
     except (OSError, ValueError) as error:
-        raise UserError(f"no readable image: {error}", file=str(path), allowed=", ".join(ALLOWED_FORMATS)) from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"not a readable image: {reason}", file=str(path), allowed=", ".join(ALLOWED_FORMATS)) from None
 
 
 def _batches(images: NDArray[np.uint8]) -> list[Any]:

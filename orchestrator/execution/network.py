@@ -1,8 +1,4 @@
-"""Which network interface gloo talks through: the one whose address Ray knows this host by.
-
-Left alone, gloo takes the address that the host's own name resolves to, which is a loopback on many Linux installations
-and on hosts with several networks often the wrong one.
-"""
+"""The network interface that gloo uses: the one with the address by which Ray knows this host."""
 
 from __future__ import annotations
 
@@ -14,13 +10,15 @@ VARIABLE = "GLOO_SOCKET_IFNAME"
 
 
 def interface_of(address: str) -> str | None:
-    """Name of the interface that has this address, None where none has."""
-    named = psutil.net_if_addrs().items()
-    return next((name for name, found in named if any(entry.address.partition("%")[0] == address for entry in found)), None)
+    """Name of the interface with this address, None where no interface has it."""
+    for name, entries in psutil.net_if_addrs().items():
+        if any(entry.address.partition("%")[0] == address for entry in entries):
+            return name
+    return None
 
 
 def choose_interface() -> None:
-    """Set gloo's interface for this process, unless somebody has. Runs in a Ray worker, before its process group is made."""
+    """Set gloo's interface for this process, unless it is set. Runs in a Ray worker, before its process group is created."""
     import ray.util
 
     if VARIABLE not in os.environ and (name := interface_of(ray.util.get_node_ip_address())):

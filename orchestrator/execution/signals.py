@@ -1,4 +1,4 @@
-"""A driver that is told to end, by Ctrl-C, by `kill` or at the end of a batch job, lets every run save first."""
+"""Signals that end a driver (Ctrl-C, `kill`, the end of a batch job): every run saves a checkpoint first."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stopping(stop: Callable[[str], None]) -> Iterator[None]:
-    """Within: the first of these signals calls `stop` with its reason; a second one does what it would have done."""
-    if threading.current_thread() is not threading.main_thread():  # no place for handlers
+    """While the body runs, the first of these signals calls `stop` with its reason; a second one has its usual effect."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -23,12 +23,12 @@ def stopping(stop: Callable[[str], None]) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def asked(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         restore()
-        stop(f"{signal.Signals(number).name} (every run saves first; another one ends the driver at once)")
+        stop(f"{signal.Signals(number).name} (every run saves a checkpoint first; a second signal ends the driver at once)")
 
     for number in SIGNALS:
-        signal.signal(number, asked)
+        signal.signal(number, on_signal)
     try:
         yield
     finally:

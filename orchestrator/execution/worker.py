@@ -1,8 +1,8 @@
 """One bundle in one Ray Train worker group: for each unfinished run, call `vitmodel.training`.
 
-Runs in every worker of the group. Worker 0 alone decides what is next and writes results; the others follow. An attempt
-that fails leaves word why (attempts.py). Where others may hang because of it, the group ends; Ray Train starts it again,
-and it takes up where the store says.
+Runs in every worker of the group. Worker 0 alone decides what to run next and writes results; the others follow. An attempt
+that fails records why (store/attempts.py). Where the other workers may hang because of it, the group ends; Ray Train
+restarts it, and it continues where the store says.
 """
 
 from __future__ import annotations
@@ -20,196 +20,208 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from orchestrator.execution.orders import BundleOrders, RunOrder
 from orchestrator.secrets import expand_environment, redact
-from orchestrator.spec.fault_tolerance import Retries
-from orchestrator.store.attempts import End, attempts_of, next_attempt, record_end
-from orchestrator.store.curve import origin_line
-from orchestrator.store.fencing import Fence, is_driven
-from orchestrator.store.layout import RunFolder, Store, number_of
-from orchestrator.store.result import result_of
-from orchestrator.store.state import SAVES, STOP_FILE, State
+from orchestrator.store.attempts import attempts_of, next_attempt, record_end
+from orchestrator.store.curve import Entry, origin_line
+from orchestrator.store.fencing import Fence, is_driven_by
+from orchestrator.store.layout import RunFolder, attempt_number
+from orchestrator.store.records import AttemptEnding
+from orchestrator.store.result import make_result
+from orchestrator.store.state import SAVING_STOPS, State
+from orchestrator.store.stop import stop_request
 from vitmodel.config.base import UserError
-from vitmodel.config.run import RunConfig
-from vitmodel.data.badsamples import AwayError
-from vitmodel.data.reader import Reading
-from vitmodel.files import read_json
+from vitmodel.data.bad_samples import StoreUnavailableError
+from vitmodel.data.reader import ReadOptions
 from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.context import CHECKPOINTS, Context
-from vitmodel.training.control import OutdatedError, StoppedError
+from vitmodel.training.coordination import StoppedError, SupersededError
 from vitmodel.training.engine import ensure_process_group
-from vitmodel.training.guard import has_notice
 from vitmodel.training.loop import DivergedError
+from vitmodel.training.preemption import is_preempted
 from vitmodel.training.resume import CheckpointMismatchError
 from vitmodel.training.run import STACKS, execute
 from vitmodel.weights.header import WEIGHTS_FILE
 
-ASK_SECONDS = 1.0  # between two looks at whether to stop
+STOP_CHECK_SECONDS = 1.0  # between two looks for a request to stop
+
+Note = Callable[[Entry], None]  # appends one line to the metrics file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """An attempt that is to be made now, with word from worker 0 to all."""
+    """The next attempt, as worker 0 decided it for all."""
 
     micro_batch: int
     pause_seconds: float
-    is_resize: bool = False  # rather go on with more workers
+    is_resize: bool = False  # end this group instead, and restart with more workers
 
 
-class NoticeError(Exception):
-    """A worker of this group was told that its machine goes away: all of them leave, between two runs."""
+class PreemptionError(Exception):
+    """A worker of this group received a preemption notice between two runs: the whole group ends."""
 
 
-def work(bundle: dict[str, Any]) -> int:
-    """Work through a bundle's runs in order; returns how many attempts were made here. The Ray Train function."""
-    torch.set_num_threads(bundle["cpus_per_worker"])
+def work(config: dict[str, str]) -> int:
+    """Work through a bundle's runs in order; returns how many attempts were made here. The Ray Train function.
+
+    Raises UserError on a node that does not see the storage folder.
+    """
+    orders = BundleOrders.model_validate_json(config["orders"])
+    torch.set_num_threads(orders.group.cpus_per_worker)
     worker, _ = ensure_process_group()
-    store = Store(Path(bundle["storage"]))
-    if not (store.study(bundle["study"]) / "plan.json").exists():
-        raise UserError("this node does not see the storage folder: it must be shared by all nodes", file=str(store.root))
+    if not (orders.study_folder / "plan.json").exists():
+        raise UserError("this node does not see the storage folder, which all nodes must share", file=str(orders.store.root))
     attempts = 0
-    for item in bundle["runs"]:
-        while (turn := _agree(_decide(store, bundle, item) if worker == 0 else None)) is not None:
+    for order in orders.runs:
+        while (turn := _agree(_decide(orders, order) if worker == 0 else None)) is not None:
             if turn.is_resize:
                 return attempts
             time.sleep(turn.pause_seconds)
-            _attempt(store, bundle, item, turn, worker)
+            _attempt(orders, order, turn, worker)
             attempts += 1
     return attempts
 
 
-def _decide(store: Store, bundle: dict[str, Any], item: dict[str, Any]) -> Turn | None:
-    """The attempt to make at this run now; what is not to be tried and has no result gets its reason."""
-    folder = store.run(item["run_id"])
-    if not is_driven(store.study(bundle["study"]), bundle["session"]):
-        return None  # another driver has taken the study over: what is left is its groups'
+def _decide(orders: BundleOrders, order: RunOrder) -> Turn | None:
+    """The attempt to make at this run now. None for a run that is settled; one that must not run gets its reason."""
+    folder = orders.folder(order)
+    if not is_driven_by(orders.study_folder, orders.session):
+        return None  # another driver has taken over the study; its groups do the rest
     if folder.state() is State.DONE:
-        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)  # nobody goes on from there any more
+        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)  # nothing resumes from there any more
         return None
-    stop = read_json(store.study(bundle["study"]) / STOP_FILE)
-    parent = item["config"]["parent"]
-    earlier, recipe = bundle["first_attempts"][item["run_id"]], item["config"]["recipe"]
+    recipe = order.config.recipe
     following = next_attempt(
         attempts_of(folder),
-        earlier,
-        Retries.model_validate(bundle["retries"]),
-        planned_micro_batch=item["facts"]["placement"]["micro_batch"],
-        share=recipe["batch_size"] // dist.get_world_size() if recipe else 1,
+        order.earlier_attempts,
+        orders.retries,
+        planned_micro_batch=order.facts.placement.micro_batch,
+        share=recipe.batch_size // dist.get_world_size() if recipe else 1,
     )
-    if folder.failure() is not None and folder.attempts() > earlier:
+    if folder.failure() is not None and folder.attempts() > order.earlier_attempts:
         return None  # settled in this session
-    if stop:
-        folder.fail(State(stop["state"]), stop["reason"])
-    elif parent and store.run(parent).state() is not State.DONE:
-        folder.fail(State.SKIPPED, f"parent {parent} has no result")
+    if stop := stop_request(orders.study_folder):
+        folder.fail(stop.state, stop.reason)
+    elif reason := orders.store.skip_reason(order.config.parent):
+        folder.fail(State.SKIPPED, reason)
     elif following.failure is not None:
         folder.fail(following.failure, following.reason)
     else:
-        return Turn(
-            micro_batch=following.micro_batch,
-            pause_seconds=following.pause_seconds,
-            is_resize=_is_to_resize(bundle),
-        )
+        return Turn(micro_batch=following.micro_batch, pause_seconds=following.pause_seconds, is_resize=_should_resize(orders))
     return None
 
 
 def _agree(turn: Turn | None) -> Turn | None:
-    """Worker 0's decision, known to all. Raises NoticeError on all where one was told to leave."""
-    box: list[Any] = [None] * dist.get_world_size()
+    """Worker 0's decision, sent to all. Raises PreemptionError on all where one received a preemption notice."""
+    gathered: list[Any] = [None] * dist.get_world_size()
     if dist.get_world_size() > 1:
-        dist.all_gather_object(box, (turn, has_notice()))
+        dist.all_gather_object(gathered, (turn, is_preempted()))
     else:
-        box = [(turn, has_notice())]
-    if any(noticed for _, noticed in box):
-        raise NoticeError
-    decided: Turn | None = box[0][0]
+        gathered = [(turn, is_preempted())]
+    if any(preempted for _, preempted in gathered):
+        raise PreemptionError
+    decided: Turn | None = gathered[0][0]
     return decided
 
 
-def _attempt(store: Store, bundle: dict[str, Any], item: dict[str, Any], turn: Turn, worker: int) -> None:
-    """Execute one run and leave its result, or how the attempt ended. Raises where the group cannot go on."""
-    folder, config = store.run(item["run_id"]), RunConfig.model_validate_json(json.dumps(item["config"]))
-    metrics_file = _begin(folder, bundle, item, worker)
-    number = number_of(metrics_file)
-    fence = Fence(study=store.study(bundle["study"]), session=bundle["session"], folder=folder, attempt=number)
-    note = _noting(metrics_file) if worker == 0 else _ignore
+def _attempt(orders: BundleOrders, order: RunOrder, turn: Turn, worker: int) -> None:
+    """Execute one run and leave its result, or a record of how the attempt ended. Raises where the group cannot continue."""
+    folder = orders.folder(order)
+    metrics_file = _begin(folder, orders, order, worker)
+    fence = Fence(study=orders.study_folder, session=orders.session, folder=folder, attempt=attempt_number(metrics_file))
+    note = _appender(metrics_file) if worker == 0 else _ignore
 
-    def end(kind: End, reason: str) -> None:
-        record_end(folder, number, kind, redact(reason, bundle["variables"]), turn.micro_batch)
+    def end(kind: AttemptEnding, reason: str) -> None:
+        record_end(folder, fence.attempt, kind, redact(reason, orders.variables), turn.micro_batch)
 
     try:
-        metrics = execute(config, _context(store, bundle, item, turn, fence=fence, note=note, end=end))
+        metrics = execute(order.config, _context(orders, order, turn, fence=fence, note=note, end=end))
         if worker == 0 and not fence.is_current():
-            raise OutdatedError("another group works on this run now")
+            raise SupersededError("another worker group works on this run now")
     except DivergedError as error:  # seen by all workers at once
-        end(End.FINAL, str(error))
+        end(AttemptEnding.FINAL, str(error))
         folder.fail(State.DIVERGED, str(error))
-    except StoppedError as error:  # likewise
-        end(End.PREEMPTION if error.is_preemption else End.STOPPED, str(error))
+    except StoppedError as error:  # seen by all workers at once
+        end(AttemptEnding.PREEMPTION if error.is_preemption else AttemptEnding.STOPPED, str(error))
         if error.is_preemption:
             raise
-    except OutdatedError as error:
-        end(End.STOPPED, str(error))
+    except SupersededError as error:
+        end(AttemptEnding.STOPPED, str(error))
         raise
     except Exception as error:
         kind = kind_of(error)
         end(kind, f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-6)}")
-        if dist.get_world_size() > 1 or kind is End.OOM:  # the others wait in a collective; what memory holds is uncertain
+        if dist.get_world_size() > 1 or kind is AttemptEnding.OOM:  # the others wait in a collective; memory is in doubt
             raise
         del error
         gc.collect()
     else:
-        if worker == 0 and folder.result() is None:  # else another study's group, at the same run, was first
-            folder.finish(result_of(bundle, fence, metrics, workers=dist.get_world_size(), micro_batch=turn.micro_batch))
-            shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
+        if worker == 0 and folder.result() is None:  # not None: a group of another study finished the same run first
+            _finish(orders, fence, metrics, turn)
 
 
-def _begin(folder: RunFolder, bundle: dict[str, Any], item: dict[str, Any], worker: int) -> Path:
-    """The metrics file of a new attempt, known to all workers."""
-    box: list[Any] = [None]
+def _begin(folder: RunFolder, orders: BundleOrders, order: RunOrder, worker: int) -> Path:
+    """Start an attempt; returns its metrics file, on all workers."""
+    shared: list[Any] = [None]
     if worker == 0:
-        facts = {"config": item["config"], "facts": item["facts"]}
-        box = [folder.begin(facts, dist.get_world_size(), bundle["session"])]
+        shared = [folder.begin(order.record, dist.get_world_size(), orders.session)]
     if dist.get_world_size() > 1:
-        dist.broadcast_object_list(box, src=0)
-    metrics_file: Path = box[0]
+        dist.broadcast_object_list(shared, src=0)
+    metrics_file: Path = shared[0]
     return metrics_file
 
 
-def kind_of(error: Exception) -> End:
-    """Whether an error may not come again, comes again for certain, or speaks of memory."""
+def _finish(orders: BundleOrders, fence: Fence, metrics: dict[str, float], turn: Turn) -> None:
+    """Write the result of a run, after which its checkpoints are not needed."""
+    result = make_result(
+        fence,
+        metrics,
+        group=orders.group,
+        workers=dist.get_world_size(),
+        micro_batch=turn.micro_batch,
+        device_peak_flops=orders.device_peak_flops,
+        git=orders.git,
+    )
+    fence.folder.finish(result)
+    shutil.rmtree(fence.folder.path / CHECKPOINTS, ignore_errors=True)
+
+
+def kind_of(error: Exception) -> AttemptEnding:
+    """How an attempt ends with this error: one that another attempt may not have, that would occur again, or out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        return End.OOM  # on a CPU it is a plain RuntimeError of its allocator
-    is_certain = isinstance(error, UserError | CheckpointMismatchError) and not isinstance(error, AwayError)
-    return End.FINAL if is_certain else End.FAILURE
+        return AttemptEnding.OOM  # on a CPU it is a plain RuntimeError of its allocator
+    is_certain = isinstance(error, UserError | CheckpointMismatchError) and not isinstance(error, StoreUnavailableError)
+    return AttemptEnding.FINAL if is_certain else AttemptEnding.FAILURE
 
 
-def _ignore(line: dict[str, Any]) -> None:
-    """Workers other than 0 note nothing."""
+def _ignore(line: Entry) -> None:
+    """Workers other than 0 write no metrics."""
 
 
 def _context(
-    store: Store,
-    bundle: dict[str, Any],
-    item: dict[str, Any],
+    orders: BundleOrders,
+    order: RunOrder,
     turn: Turn,
     *,
     fence: Fence,
-    note: Callable[[dict[str, Any]], None],
-    end: Callable[[End, str], None],
+    note: Note,
+    end: Callable[[AttemptEnding, str], None],
 ) -> Context:
-    parent, folder = item["config"]["parent"], store.run(item["run_id"]).path
-    minutes = bundle["stall_seconds"] / 60
+    parent, folder = order.config.parent, fence.folder.path
+    minutes = orders.stall_seconds / 60
+    stalled = f"no progress for {minutes:g} minutes; the stacks of all workers are in {folder / STACKS}"
+    policy = orders.checkpoint
     return Context(
         folder=folder,
-        data_root=expand_environment(item["data_root"]),
-        parent_weights=store.run(parent).path / WEIGHTS_FILE if parent else None,
+        data_root=expand_environment(order.data_root),
+        parent_weights=orders.store.run(parent).path / WEIGHTS_FILE if parent else None,
         micro_batch=turn.micro_batch,
-        zero_stage=bundle["zero_stage"],
-        reading=Reading(cache=bundle["cache"], skip_up_to=bundle["skip_up_to"]),
-        checkpoint=CheckpointPolicy(**bundle["checkpoint"]),
-        stall_seconds=bundle["stall_seconds"],
-        on_stall=lambda: end(End.STALL, f"no progress for {minutes:g} minutes; all workers' stacks are in {folder / STACKS}"),
-        should_stop=_asked_to_stop(store, bundle),
+        zero_stage=orders.group.zero_stage,
+        reading=ReadOptions(cache=orders.cache, skip_up_to=orders.skip_up_to),
+        checkpoint=CheckpointPolicy(seconds=policy.seconds, steps=policy.steps, keep=policy.keep),
+        stall_seconds=orders.stall_seconds,
+        on_stall=lambda: end(AttemptEnding.STALL, stalled),
+        should_stop=_stop_check(orders),
         is_current=fence.is_current,
         manifest={"attempt": fence.attempt},
         on_start=lambda manifest: note(
@@ -219,27 +231,28 @@ def _context(
     )
 
 
-def _asked_to_stop(store: Store, bundle: dict[str, Any]) -> Callable[[], bool]:
-    """Whether the study is to stop, or the group is to go on with another number of workers. Worker 0 asks for all."""
-    asked = [time.monotonic()]
+def _stop_check(orders: BundleOrders) -> Callable[[], bool]:
+    """A function that says whether to save and stop: the study is stopped, or the group is resized. Worker 0 checks for all."""
+    last_check = time.monotonic()
 
-    def ask() -> bool:
-        if dist.get_rank() or time.monotonic() - asked[0] < ASK_SECONDS:
+    def should_stop() -> bool:
+        nonlocal last_check
+        if dist.get_rank() or time.monotonic() - last_check < STOP_CHECK_SECONDS:
             return False
-        asked[0] = time.monotonic()
-        stop = read_json(store.study(bundle["study"]) / STOP_FILE)
-        return bool(stop and State(stop["state"]) in SAVES) or _is_to_resize(bundle)
+        last_check = time.monotonic()
+        stop = stop_request(orders.study_folder)
+        return (stop is not None and stop.state in SAVING_STOPS) or _should_resize(orders)
 
-    return ask
-
-
-def _is_to_resize(bundle: dict[str, Any]) -> bool:
-    """Whether the launcher found room for more workers than these."""
-    return (read_json(Path(bundle["resize"])) or {}).get("workers", 0) > dist.get_world_size() if bundle["resize"] else False
+    return should_stop
 
 
-def _noting(path: Path) -> Callable[[dict[str, Any]], None]:
-    def note(line: dict[str, Any]) -> None:
+def _should_resize(orders: BundleOrders) -> bool:
+    """Whether the trial requested a restart with more workers than these."""
+    return orders.wanted_workers() > dist.get_world_size()
+
+
+def _appender(path: Path) -> Note:
+    def note(line: Entry) -> None:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

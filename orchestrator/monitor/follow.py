@@ -9,138 +9,142 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple
 
 from rich.console import Console
 
 from orchestrator.monitor.notify import Notifier
 from orchestrator.monitor.progress import Progress
-from orchestrator.plan.budget import Group
-from orchestrator.plan.runs import Bundle
+from orchestrator.plan.records import PlanFile
+from orchestrator.plan.runs import Bundle, WorkerGroup
 from orchestrator.spec.fault_tolerance import StopAfter
 from orchestrator.spec.schema import Study
 from orchestrator.store.layout import RunFolder, Store
-from orchestrator.store.state import STOP_FILE, State, ask_to_stop
+from orchestrator.store.state import FAILURES, State
+from orchestrator.store.stop import request_stop, stop_request
 from orchestrator.tracking.mlflow import Follower, tracking_uri
-from vitmodel.files import read_json
 
 LOOK_SECONDS, TRACK_SECONDS = 0.5, 5.0
-JOIN_SECONDS = 5.0  # for the thread, which a tracker that never answers may hold: with the rest, the end takes under 30 s
-LOOK_SHARE = 20  # a look's own time, many times over, passes before the next: looking costs at most 5% of a core
-FAILURES = (State.FAILED, State.DIVERGED, State.STALLED)
+JOIN_SECONDS = 5.0  # wait for the thread, which a tracking server that never answers may block: the end takes under 30 s
+LOOK_SHARE = 20  # a look is followed by a pause of its own time, this many times over: looking costs at most 5% of a core
+
+log = logging.getLogger(__name__)
+
+
+class Efficiency(NamedTuple):
+    """Wall-clock of a command, and the pure training time of the runs it finished, over the groups that ran in parallel."""
+
+    wall_seconds: float
+    training_seconds: float
+    slots: int
 
 
 class GpuHours:
-    """GPU-hours of a plan's runs, every attempt counted, finished or not. Kept up by what changes: a result is read once."""
+    """GPU-hours of a plan's runs, every attempt counted, finished or not. Updated by what changes: a result is read once."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
-        self._groups = {facts["run_id"]: facts["placement"]["group"] for facts in plan["runs"]}
+    def __init__(self, plan: PlanFile) -> None:
+        self._gpus = {facts.run_id: facts.placement.group.gpus_per_worker for facts in plan.runs}
         self._hours: dict[str, float] = {}
 
     @property
     def total(self) -> float:
         return sum(self._hours.values())
 
-    def note(self, folders: Iterable[RunFolder]) -> None:
-        """Take in what these runs have cost by now."""
+    def update(self, folders: Iterable[RunFolder]) -> None:
+        """Read again what these runs have cost."""
         for folder in folders:
-            group = self._groups[folder.run_id]
-            if not group["gpus_per_worker"]:
-                continue
-            result, gpus = folder.result(), group["gpus_per_worker"]
-            self._hours[folder.run_id] = result["gpu_hours"] if result else folder.spent()[1] * gpus / 3600
+            if gpus := self._gpus[folder.run_id]:
+                result = folder.result()
+                self._hours[folder.run_id] = result.gpu_hours if result else folder.spent()[1] * gpus / 3600
 
 
 class Follow:
-    """Follows one study's runs in the store, on behalf of everybody who wants to know."""
+    """Follows the runs of one study in the store, for the terminal, MLflow, webhooks and limits."""
 
-    def __init__(
-        self, study: Study, store: Store, plan: dict[str, Any], console: Console, variables: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, study: Study, store: Store, plan: PlanFile, console: Console, variables: tuple[str, ...] = ()) -> None:
         self._study, self._store, self._plan, self._console = study, store, plan, console
         self.uri = tracking_uri(study.tracking.mlflow, store)
         self.tracking = Follower(store, plan, self.uri)
-        self._done_before = {facts["run_id"] for facts in plan["runs"] if store.run(facts["run_id"]).state() is State.DONE}
+        self._done_before = {facts.run_id for facts in plan.runs if store.run(facts.run_id).state() is State.DONE}
         self._spent = GpuHours(plan)
         self.notifier = Notifier(study.name, study.notify, variables)
-        self._labels = {facts["run_id"]: facts["label"] for facts in plan["runs"]}
+        self._labels = {facts.run_id: facts.label for facts in plan.runs}
         self._folder = store.study(study.name)
         self._is_stopping = False
         self._slots = 1
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     @contextmanager
-    def in_background(self, bundles: list[Bundle], slots: dict[Group, int], nodes: int) -> Iterator[None]:
+    def in_background(self, bundles: list[Bundle], slots: dict[WorkerGroup, int], nodes: int) -> Iterator[None]:
         """Follow in a thread until the body ends."""
         self._slots = min(max(slots.values()), len(bundles))
-        self._console.print(f"{self._slots} worker group(s) of {bundles[0].group} side by side, on {nodes} node(s)")
-        stop = threading.Event()
-        with Progress(self._store, self._plan, self._slots, self._console) as progress:
-            thread = threading.Thread(target=self._loop, args=(progress, stop), name="follow", daemon=True)
+        self._console.print(f"{self._slots} worker group(s) of {bundles[0].group} in parallel on {nodes} node(s)")
+        is_over = threading.Event()
+        with Progress(self._store, self._plan, self._console) as progress:
+            thread = threading.Thread(target=self._loop, args=(progress, is_over), name="follow", daemon=True)
             thread.start()
             try:
                 yield
             finally:
-                stop.set()
+                is_over.set()
                 thread.join(timeout=JOIN_SECONDS)
 
-    def efficiency(self, started: float) -> dict[str, Any]:
-        """Wall-clock since `started` (Unix time), and the pure training time of this session, over the groups side by side."""
+    def efficiency(self, started: float) -> Efficiency:
+        """Wall-clock since `started` (Unix time) and pure training time of this session."""
         seconds = 0.0
-        for facts in self._plan["runs"]:
-            result = None if facts["run_id"] in self._done_before else self._store.run(facts["run_id"]).result()
+        for facts in self._plan.runs:
+            result = None if facts.run_id in self._done_before else self._store.run(facts.run_id).result()
             if result:
-                metrics = result["metrics"]
-                seconds += metrics.get("time/train_seconds", metrics["time/run_seconds"])
-        return {"wall_seconds": time.time() - started, "training_seconds": seconds / self._slots, "slots": self._slots}
+                seconds += result.metrics.get("time/train_seconds", result.metrics["time/run_seconds"])
+        return Efficiency(time.time() - started, seconds / self._slots, self._slots)
 
-    def _loop(self, progress: Progress, stop: threading.Event) -> None:
+    def _loop(self, progress: Progress, is_over: threading.Event) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # this thread yields to the processes that train
-        tracked = looked = 0.0
-        self._spent.note(self._store.run(facts["run_id"]) for facts in self._plan["runs"])
-        while not stop.is_set():
+        tracked = look_seconds = 0.0
+        self._spent.update(self._store.run(facts.run_id) for facts in self._plan.runs)
+        while not is_over.is_set():
             began = time.monotonic()
             try:
-                changed = progress.refresh()
-                self._spent.note(seen.folder for seen in changed)
-                self.notifier.note(changed, self._labels, progress.counts())
+                changes = progress.refresh()
+                self._spent.update(change.folder for change in changes)
+                self.notifier.send_failures(changes, self._labels, progress.counts())
                 self._check_limits(progress)
-                self._say_stop()
-                looked = time.monotonic() - began
+                self._print_stop()
+                look_seconds = time.monotonic() - began
                 if progress.has_begun and time.monotonic() - tracked > TRACK_SECONDS:
-                    self.tracking.poll()  # in batches: MLflow costs the cores that train
+                    self.tracking.poll()  # in batches: MLflow takes time of the cores that train
                     tracked = time.monotonic()
-            except OSError as error:  # a full or absent disk must not end the thread that would say so
-                logging.getLogger(__name__).warning("cannot follow the store: %s", error)
-            stop.wait(max(LOOK_SECONDS, LOOK_SHARE * looked))
-        self._say_stop()
-        self.notifier.note(progress.refresh(), self._labels, progress.counts())
+            except OSError as error:  # a full or unavailable disk must not end the thread that reports it
+                log.warning("cannot follow the store: %s", error)
+            is_over.wait(max(LOOK_SECONDS, LOOK_SHARE * look_seconds))
+        self._print_stop()
+        self.notifier.send_failures(progress.refresh(), self._labels, progress.counts())
 
     def _check_limits(self, progress: Progress) -> None:
-        """Where a limit is reached, tell the workers to begin no further run, and for a budget to stop the ones under way."""
+        """Request a stop where a limit is reached. No further run starts; a spent budget also stops running trainings."""
         counts = progress.counts()
         failed = sum(counts[state] for state in FAILURES)
         then = self._study.on_failure.then
         limit = then.stop_after if isinstance(then, StopAfter) else 1 if then == "stop" else None
         if limit is not None and failed >= limit:
-            self._limit(State.SKIPPED, f"the study stops after {limit} failed run(s)", counts)
+            self._stop(State.SKIPPED, f"the study stops after {limit} failed run(s)", counts)
         hours = self._study.budget.wall_hours
-        if hours is not None and time.monotonic() - self._began > 3600 * hours:
-            self._limit(State.BUDGET, f"wall-clock limit of {hours:g} hours", counts)
-        for gpu_hours, words in self._study.budget.gpu_limits:
+        if hours is not None and time.monotonic() - self._started > 3600 * hours:
+            self._stop(State.BUDGET, f"wall-clock limit of {hours:g} hours", counts)
+        for gpu_hours, text in self._study.budget.gpu_limits:
             if self._spent.total > gpu_hours:
-                self._limit(State.BUDGET, f"limit of {words}", counts)
+                self._stop(State.BUDGET, f"limit of {text}", counts)
 
     def stop(self, reason: str) -> None:
-        """Let every run save and stop, and begin no other. What is not done then goes on with the same command."""
-        ask_to_stop(self._folder, State.STOPPED, reason)
+        """Let every run save and stop, and start no other. The same command continues what is not done."""
+        request_stop(self._folder, State.STOPPED, reason)
 
-    def _limit(self, state: State, reason: str, counts: Counter[State]) -> None:
-        if ask_to_stop(self._folder, state, reason) and state is State.BUDGET:
-            self.notifier.say("budget", counts, reason=reason)
+    def _stop(self, state: State, reason: str, counts: Counter[State]) -> None:
+        if request_stop(self._folder, state, reason) and state is State.BUDGET:
+            self.notifier.send("budget", counts, reason=reason)
 
-    def _say_stop(self) -> None:
-        """Once, whoever asked for it: a limit, a signal, or `vitscale stop` from elsewhere."""
-        if not self._is_stopping and (stop := read_json(self._folder / STOP_FILE)):
+    def _print_stop(self) -> None:
+        """Print the reason once, whoever requested it: a limit, a signal, or `vitscale stop` from another terminal."""
+        if not self._is_stopping and (stop := stop_request(self._folder)):
             self._is_stopping = True
-            self._console.print(f"stopping: {stop['reason']}")
+            self._console.print(f"stopping: {stop.reason}", markup=False)

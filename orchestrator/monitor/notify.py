@@ -1,8 +1,8 @@
-"""Events of a study to a webhook: one small POST each, from a thread of its own, that can fail without anybody noticing.
+"""Events of a study to a webhook: one small POST each, from a thread. A webhook that fails never affects the study.
 
     {"study": "scaling", "event": "failed", "text": "...", "run": "...", "runs": 1, "reason": "...", "counts": {"done": 3}}
 
-Never blocks the study and never raises. No secrets: every text is redacted, and the address is known to this module alone.
+Never blocks the study and never raises. Every text is redacted; only this module reads the address.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 from orchestrator.secrets import expand_environment, redact
 from orchestrator.spec.integrations import Notify
 from orchestrator.store.state import State
-from orchestrator.store.watch import Seen
+from orchestrator.store.watch import RunChange
 
 REPLY_SECONDS = 5.0
 WAITS_SECONDS = (1.0, 4.0, 16.0)  # between the attempts at one event
-MAX_WAITING = 100  # events; where nobody answers, later ones are dropped
+MAX_WAITING = 100  # events; while the webhook does not respond, later ones are dropped
 REASON_CHARACTERS = 300
 EVENT_OF = {State.FAILED: "failed", State.DIVERGED: "failed", State.STALLED: "stalled"}
 
@@ -33,52 +33,53 @@ log = logging.getLogger(__name__)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """What was addressed to one place is not sent to another."""
+    """Events are not sent on to another address."""
 
     def redirect_request(self, *arguments: Any, **named: Any) -> None:
         return None
 
 
 class Notifier:
-    """Posts what a study's configuration asks to be told. Without one it does nothing."""
+    """Posts the events that a study subscribes to. Without a `notify` section it does nothing."""
 
     def __init__(self, study: str, notify: Notify | None, names: Iterable[str] = ()) -> None:
         self._study, self._notify, self._names = study, notify, tuple(names)
         self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
 
-    def note(self, seen: Iterable[Seen], labels: dict[str, str], counts: Counter[State]) -> None:
+    def send_failures(self, changes: Iterable[RunChange], labels: dict[str, str], counts: Counter[State]) -> None:
         """Runs that failed or stalled since the last look: one event for each kind."""
-        by_event: dict[str, list[Seen]] = {}
-        for item in seen:
-            if event := EVENT_OF.get(item.state):
-                by_event.setdefault(event, []).append(item)
-        for event, items in by_event.items():
-            reason = (items[0].folder.failure() or {}).get("reason", "")
-            self.say(event, counts, run=labels[items[0].folder.run_id], runs=len(items), reason=reason)
+        by_event: dict[str, list[RunChange]] = {}
+        for change in changes:
+            if event := EVENT_OF.get(change.state):
+                by_event.setdefault(event, []).append(change)
+        for event, failed in by_event.items():
+            failure = failed[0].folder.failure()
+            reason = failure.reason if failure else ""
+            self.send(event, counts, run=labels[failed[0].folder.run_id], runs=len(failed), reason=reason)
 
-    def say(self, event: str, counts: Counter[State], *, run: str = "", runs: int = 0, reason: str = "") -> None:
-        """Send one event, where it is asked for. Returns at once."""
+    def send(self, event: str, counts: Counter[State], *, run: str = "", runs: int = 0, reason: str = "") -> None:
+        """Queue one event, where the study subscribes to it. Returns at once."""
         if self._notify is None or event not in self._notify.on:
             return
         states = {str(state).lower(): number for state, number in sorted(counts.items()) if number}
         first_line = str(redact(reason.partition("\n")[0], self._names))[:REASON_CHARACTERS]
         others = f" and {runs - 1} more" if runs > 1 else ""
-        said = ": ".join(part for part in (f"{self._study} {event}", run + others, first_line) if part)
-        text = f"{said} ({', '.join(f'{number} {state}' for state, number in states.items())})"  # what chat services show
+        headline = ": ".join(part for part in (f"{self._study} {event}", run + others, first_line) if part)
+        text = f"{headline} ({', '.join(f'{number} {state}' for state, number in states.items())})"  # what chat services show
         body: dict[str, Any] = {"study": self._study, "event": event, "text": text, "run": run, "runs": runs}
         body |= {"reason": first_line, "counts": states}
         try:
             self._waiting.put_nowait(body)
         except queue.Full:
-            log.warning("the webhook does not answer: an event is dropped")
+            log.warning("the webhook does not respond: an event is dropped")
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="webhook", daemon=True)
             self._thread.start()
 
     def close(self, seconds: float = 10.0) -> None:
-        """Give what is waiting so long to go out; the thread ends with the process."""
+        """Wait up to `seconds` until all events are sent; the thread ends with the process."""
         if self._thread is None:
             return
         deadline = time.monotonic() + seconds
@@ -88,17 +89,19 @@ class Notifier:
         except queue.Full:
             pass
         if self._thread.is_alive():
-            log.warning("the webhook does not answer: what it was to be told is dropped")
+            log.warning("the webhook does not respond: the remaining events are dropped")
 
     def _work(self) -> None:
         while (body := self._waiting.get()) is not None:
             try:
                 self._deliver(json.dumps(body).encode())
-            except Exception as error:  # whatever an address can do wrong: the study goes on. Its text may hold the address
-                log.warning("the webhook was not told of %s: %s", body["event"], type(error).__name__)
+            except (
+                Exception
+            ) as error:  # the study continues. The error's text may contain the address
+                log.warning("the webhook did not receive the event %s: %s", body["event"], type(error).__name__)
 
     def _deliver(self, data: bytes) -> None:
-        """Post, again after a while where the other side may recover. Raises what the last attempt raised."""
+        """Post, with retries where the server may recover. Raises what the last attempt raised."""
         for wait in (*WAITS_SECONDS, None):
             try:
                 self._post(data)

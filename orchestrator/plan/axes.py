@@ -7,8 +7,9 @@ from itertools import product
 from typing import NamedTuple
 
 from orchestrator.plan.recipes import Choice, choices, is_repeated
-from orchestrator.spec.schema import Cut, Length, Size
+from orchestrator.spec.pretrain import Cut, Length
 from orchestrator.spec.study import StudyFile
+from orchestrator.spec.values import Size
 from orchestrator.spec.yamltree import Place
 from vitmodel.config.base import UserError
 
@@ -24,7 +25,7 @@ class GridPoint(NamedTuple):
     seed: int
 
 
-IMPORT_AXES = (Choice("", ()), "all", Length())  # weights from a file have one recipe, size and length, all unknown
+IMPORT_AXES = (Choice("", ()), "all", Length.model_construct())  # of imported weights: recipe, size and length are unknown
 
 
 def points(file: StudyFile) -> list[GridPoint]:

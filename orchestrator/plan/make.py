@@ -1,4 +1,4 @@
-"""From a study to its plan: which runs there are, what they share, and which worker group works through which.
+"""From a study to its plan: which runs there are, what they share, and which worker group executes which of them.
 
 Pure and deterministic: reads no cluster and no store. The same study gives the same bytes.
 """
@@ -12,17 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.plan import budget
 from orchestrator.plan.axes import GridPoint, points
-from orchestrator.plan.budget import Device, Group
 from orchestrator.plan.datasets import PLANNING
+from orchestrator.plan.devices import Device, device_of
 from orchestrator.plan.planner import Planner
-from orchestrator.plan.runs import Bundle, Cell, Run
+from orchestrator.plan.runs import LAUNCH_SECONDS, Bundle, Cell, Run, WorkerGroup
 from orchestrator.spec.study import StudyFile
 from vitmodel.config.base import UserError
-from vitmodel.data.remote import Patience
+from vitmodel.data.remote import RetryPolicy
 
-BUNDLE_WORTH = 10  # a bundle's work is at least this many times the cost of launching its worker group
+BUNDLE_WORTH = 10  # beyond one bundle a slot: a bundle's work is at least this many times the cost of its launch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class Plan:
     study: str
     cells: tuple[Cell, ...]
     datasets: dict[str, str]
-    missing_indexes: dict[str, str]  # datasets planned from their declaration, and why
+    missing_indexes: dict[str, str]  # datasets planned from the study file alone, and why
     device: Device
     price_per_gpu_hour: float | None
 
@@ -41,79 +40,82 @@ class Plan:
         return tuple(run for cell in self.cells for run in cell.runs)
 
 
-def make_plan(file: StudyFile, storage: Path, patience: Patience = PLANNING) -> Plan:
+def make_plan(file: StudyFile, storage: Path, retry_policy: RetryPolicy = PLANNING) -> Plan:
     """All runs of a study. Raises UserError, with the line of what asks for something impossible.
 
-    `patience` is for datasets behind URLs.
+    `retry_policy` is for datasets behind URLs.
     """
-    planner = Planner(file, storage, patience)
+    planner = Planner(file, storage, retry_policy)
     cells: dict[str, Cell] = {}
     count, limit = 0, file.study.budget.max_runs
     for point in points(file):
         cell = planner.cell(point)
         known = cells.get(cell.pretrain.run_id, replace(cell, children=()))
-        new = tuple(child for child in cell.children if child not in known.children)  # an import serves all seeds
+        new = tuple(child for child in cell.children if child not in known.children)  # an import is shared by all seeds
         count += len(new) + (cell.pretrain.run_id not in cells)
         cells[cell.pretrain.run_id] = replace(known, children=known.children + new)
         if count > limit:
             raise file.tree.error("the study has more runs than its limit", ("budget", "max_runs"), f"up to {limit} runs")
     if not cells and not file.study.imports:
         raise file.tree.error("include and exclude leave no run", ("pretrain", "exclude"))
-    ordered = sorted(cells.values(), key=lambda cell: (-cell.seconds, cell.pretrain.run_id))
+    ordered = sorted(cells.values(), key=lambda cell: cell.sort_key)
     return Plan(
         study=file.study.name,
         cells=tuple(ordered),
         datasets={name: data.root for name, data in planner.data.items()},
         missing_indexes={name: data.missing for name, data in planner.data.items() if data.missing},
-        device=budget.device_of(file.study.resources),
+        device=device_of(file.study.resources),
         price_per_gpu_hour=file.study.budget.price_per_gpu_hour,
     )
 
 
-def cells_at(file: StudyFile, storage: Path, asked: Iterable[GridPoint]) -> list[Cell]:
-    """Cells at points that need not be of the study's grid, with what they cost. Points that cannot be planned are left out."""
-    planner, found = Planner(file, storage), []
-    for point in asked:
+def cells_at(file: StudyFile, storage: Path, points: Iterable[GridPoint]) -> list[Cell]:
+    """The cells at points that need not be in the study's grid. Points that cannot be planned are left out."""
+    planner, cells = Planner(file, storage), []
+    for point in points:
         try:
-            found.append(planner.cell(point))
+            cells.append(planner.cell(point))
         except UserError:  # more images than there are, or a model too large for any node
             continue
-    return found
+    return cells
 
 
-def make_bundles(cells: tuple[Cell, ...], slots: dict[Group, int], mode: str = "auto") -> list[Bundle]:
-    """Cells to worker groups, in the order they are to be started. `mode` is the study's `resources.bundle`."""
+def make_bundles(cells: tuple[Cell, ...], slots: dict[WorkerGroup, int], mode: str = "auto") -> list[Bundle]:
+    """Assign cells to worker groups, in the order in which they start. `mode` is the study's `resources.bundle`."""
     return _fan_out(cells) if mode == "run" else _whole_cells(cells, slots, mode)
 
 
 def _fan_out(cells: tuple[Cell, ...]) -> list[Bundle]:
-    """Every pretraining a group of its own, those that most hangs on first; then every fine-tune; a cell's probes as one."""
-    first, then = [], []
-    for cell in sorted(cells, key=lambda cell: (-cell.seconds, cell.pretrain.run_id)):
+    """One bundle a pretraining, the longest cells first; then one a fine-tune, and one for all probes of a cell."""
+    first, rest = [], []
+    for cell in sorted(cells, key=lambda cell: cell.sort_key):
         first.append((replace(cell, children=()), ""))
         probes = tuple(run for run in cell.children if run.config.phase == "probe")
         shares = [(run,) for run in cell.children if run.config.phase != "probe"] + ([probes] if probes else [])
-        then += [(replace(cell, children=share), cell.pretrain.run_id) for share in shares]
+        rest += [(replace(cell, children=share), cell.pretrain.run_id) for share in shares]
     return [
         Bundle(bundle_id=f"{number:04d}", group=cell.pretrain.placement.group, cells=(cell,), after=after)
-        for number, (cell, after) in enumerate(first + then)
+        for number, (cell, after) in enumerate(first + rest)
     ]
 
 
-def _whole_cells(cells: tuple[Cell, ...], slots: dict[Group, int], mode: str) -> list[Bundle]:
-    """Longest first onto the least loaded (Graham 1969): as many groups as run side by side, if each has work for one launch
-    at least; more only where each still has work for ten."""
-    by_group: dict[Group, list[Cell]] = defaultdict(list)
+def _whole_cells(cells: tuple[Cell, ...], slots: dict[WorkerGroup, int], mode: str) -> list[Bundle]:
+    """Longest cell first onto the least loaded bundle (Graham 1969).
+
+    At most one bundle for each group that runs in parallel and each launch's worth of work; more bundles only where each
+    still has the work of `BUNDLE_WORTH` launches.
+    """
+    by_group: dict[WorkerGroup, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_group[cell.pretrain.placement.group].append(cell)
     bundles: list[Bundle] = []
-    for group, members in sorted(by_group.items()):
-        launches = sum(cell.seconds for cell in members) / budget.LAUNCH_SECONDS  # the work, in units of a launch
+    for group, members in sorted(by_group.items(), key=lambda item: item[0].sort_key):
+        launches = sum(cell.seconds for cell in members) / LAUNCH_SECONDS  # the work in units of one launch
         count = max(min(slots[group], math.floor(launches)), math.floor(launches / BUNDLE_WORTH), 1)
         count = len(members) if mode == "cell" else min(len(members), count)
         loads: list[list[Cell]] = [[] for _ in range(count)]
         lightest = [(0.0, number) for number in range(count)]  # a heap
-        for cell in sorted(members, key=lambda cell: (-cell.seconds, cell.pretrain.run_id)):
+        for cell in sorted(members, key=lambda cell: cell.sort_key):
             seconds, number = lightest[0]
             loads[number].append(cell)
             heapq.heapreplace(lightest, (seconds + cell.seconds, number))

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from orchestrator.plan import budget
 from orchestrator.plan.axes import GridPoint
-from orchestrator.plan.budget import Group
 from orchestrator.plan.datasets import PLANNING, look_up_datasets
+from orchestrator.plan.devices import device_of
 from orchestrator.plan.fingerprint import run_id
 from orchestrator.plan.recipes import Choice, choices, resolve
-from orchestrator.plan.runs import Cell, Run
-from orchestrator.spec.schema import InitFile, ModelEntry, ObjectiveEntry, RecipeSpec, Size
+from orchestrator.plan.runs import Cell, Run, WorkerGroup
+from orchestrator.spec.pretrain import InitFile, ModelEntry, ObjectiveEntry, RecipeSpec
 from orchestrator.spec.study import StudyFile, resolve_size
+from orchestrator.spec.values import Size
 from orchestrator.spec.yamltree import Place
 from vitmodel.config.base import UserError
 from vitmodel.config.hyperrule import bit_hyperrule, hyperrule_resolution
@@ -23,7 +24,7 @@ from vitmodel.config.models import EncoderConfig, ModelConfig
 from vitmodel.config.recipe import Recipe
 from vitmodel.config.run import DataRef, RunConfig
 from vitmodel.config.schedule import steps_of
-from vitmodel.data.remote import Patience
+from vitmodel.data.remote import RetryPolicy
 from vitmodel.flops.count import TRAIN_FACTOR, count_params, forward_flops
 from vitmodel.flops.grid import check_image_size
 from vitmodel.flops.objectives import check_objective, complete
@@ -35,9 +36,9 @@ IMPORTED = "imported"  # stands for the dataset and the length of a pretraining 
 class Planner:
     """Resolves one study's points to runs."""
 
-    def __init__(self, file: StudyFile, storage: Path, patience: Patience = PLANNING) -> None:
+    def __init__(self, file: StudyFile, storage: Path, retry_policy: RetryPolicy = PLANNING) -> None:
         self.file, self.study = file, file.study
-        self.data = look_up_datasets(file, storage, patience)
+        self.data = look_up_datasets(file, storage, retry_policy)
 
     def cell(self, point: GridPoint) -> Cell:
         entry = self.study.pretrain.models[point.model]
@@ -165,7 +166,7 @@ class Planner:
         )
         return self._run(config, parent.placement.group, f"{shots} shots", 0.0, parent)
 
-    def _run(self, config: RunConfig, group: Group, length: str, epochs: float, parent: Run | None = None) -> Run:
+    def _run(self, config: RunConfig, group: WorkerGroup, length: str, epochs: float, parent: Run | None = None) -> Run:
         forward = forward_flops(config.model, config.image_size, config.classes, config.objective)
         examples = config.steps * (config.recipe.batch_size if config.recipe else 0)
         flops = TRAIN_FACTOR * forward * examples
@@ -211,7 +212,7 @@ class Planner:
         """`auto` decided by the device: it changes the numbers, so it belongs to the identity."""
         if recipe.precision != "auto":
             return recipe
-        is_gpu = budget.device_of(self.study.resources).is_gpu
+        is_gpu = device_of(self.study.resources).is_gpu
         return recipe.model_copy(update={"precision": "bf16" if is_gpu else "fp32"})
 
     def _placed(self, error: UserError, place: Place, size: Size, family: str, objective: int = 0) -> UserError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, NamedTuple
 
-from orchestrator.spec.schema import FamilyRecipes, ModelEntry, RecipeSpec
+from orchestrator.spec.pretrain import FamilyRecipes, ModelEntry, RecipeSpec
 from vitmodel.config.base import UserError
 from vitmodel.config.models import FAMILIES, ModelConfig
 from vitmodel.config.presets import resolve_recipe

@@ -1,23 +1,22 @@
-"""A study's runs as an MLflow server knows them: planned facts from their params, what came of them from metrics and tags.
+"""A study's runs as an MLflow server has them: planned facts from their params, outcomes from metrics and tags.
 
-`tracking` writes what is read here. Reads 1,000 runs a request; mlflow is imported when an address is asked.
+Reads what `orchestrator.tracking` writes, 1,000 runs a request. mlflow is imported only when an address is read.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 from typing import Any
 
-import pandas as pd
-
-from orchestrator.results import outcomes
+from orchestrator.mlflow_client import mlflow_client
+from orchestrator.plan.records import PLACEMENT, RunFacts
+from orchestrator.plan.runs import Placement, WorkerGroup
+from orchestrator.results import outcome
+from orchestrator.results.outcome import Row
+from orchestrator.store.records import RunResult
 from orchestrator.store.state import State
 from vitmodel.config.base import UserError
 
-Facts = dict[str, Any]
-
-PAGE = 1000  # MLflow's limit for some stores is not much above
+PAGE = 1000  # runs a request; the limit of some MLflow stores is not much higher
 WHOLE = (
     "params",
     "forward_flops",
@@ -27,80 +26,80 @@ WHOLE = (
     "train_flops",
     "pretrain_flops",
     "resolution",
+    "shots",
     "seed",
 )
-OPTIONAL = ("shots", "parent_id")
-GROUP = ("workers", "cpus_per_worker", "gpus_per_worker", "zero_stage")
 
 
-def read(uri: str, study: str) -> tuple[list[Facts], dict[str, Facts]]:
-    """Planned facts of every run of the study, pretrainings before what starts from them, and what came of each by run_id.
+def read(uri: str, study: str) -> tuple[tuple[RunFacts, ...], dict[str, Row]]:
+    """Planned facts of every run of the study, pretrainings before the runs that start from them, and outcomes by run_id.
 
     Raises UserError where the server cannot be reached or has no such study.
     """
-    runs = [run for run in _runs(uri, study) if run.data.tags.get("phase") != "study"]
-    facts = {run.data.tags["run_id"]: _facts(run.data.params) for run in runs}
-    whole = {run_id: run for run_id, run in facts.items() if run["parent_id"] is None or run["parent_id"] in facts}
-    found = {
-        run.data.tags["run_id"]: _found(run.data, whole[run.data.tags["run_id"]])
-        for run in runs
-        if run.data.tags["run_id"] in whole
-    }
-    return sorted(whole.values(), key=lambda run: run["parent_id"] is not None), found
+    runs = {run.data.tags["run_id"]: run.data for run in _runs(uri, study) if run.data.tags.get("phase") != "study"}
+    facts = {run_id: _facts(run_id, data.params) for run_id, data in runs.items()}
+    with_parent = {run_id: run for run_id, run in facts.items() if run.parent_id is None or run.parent_id in facts}
+    rows = {run_id: _outcome(runs[run_id], run) for run_id, run in with_parent.items()}
+    return tuple(sorted(with_parent.values(), key=lambda run: run.parent_id is not None)), rows
 
 
 def _runs(uri: str, study: str) -> list[Any]:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets its own
     try:
-        client = MlflowClient(tracking_uri=uri)
+        client = mlflow_client(uri)
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
-            names = ", ".join(sorted(found.name for found in client.search_experiments()))
-            raise UserError(f"no study {study!r} was sent to MLflow at {uri}", allowed=names)
-        pages = [client.search_runs([experiment.experiment_id], max_results=PAGE, order_by=["attributes.start_time ASC"])]
-        while pages[-1].token:
-            pages.append(
-                client.search_runs(
-                    [experiment.experiment_id],
-                    max_results=PAGE,
-                    order_by=["attributes.start_time ASC"],
-                    page_token=pages[-1].token,
-                )
+            names = ", ".join(sorted(known.name for known in client.search_experiments()))
+            raise UserError(f"MLflow at {uri} has no study {study!r}", allowed=names)
+        runs: list[Any] = []
+        token = None
+        while True:
+            page = client.search_runs(
+                [experiment.experiment_id], max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
             )
+            runs, token = [*runs, *page], page.token
+            if not token:
+                return runs
     except MlflowException as error:
         raise UserError(f"MLflow cannot be read at {uri}: {str(error).splitlines()[0][:200]}") from None
-    return [run for page in pages for run in page]
 
 
-def _facts(params: dict[str, str]) -> Facts:
-    """Params are text: the numbers among them as plan.json has them."""
-    facts: Facts = {**dict.fromkeys(OPTIONAL), **params}
-    facts |= {name: int(float(params[name])) for name in WHOLE} | {"epochs": float(params["epochs"])}
-    facts["shots"] = int(params["shots"]) if "shots" in params else None
-    facts["placement"] = {"group": {name: int(params.get(f"placement.{name}", 0)) for name in GROUP}}
-    return facts
+def _facts(run_id: str, params: dict[str, str]) -> RunFacts:
+    """Params are text: converted to what plan.json has. The placement has only the worker group."""
+    group = WorkerGroup(**{name: int(params.get(f"placement.{name}", 0)) for name in PLACEMENT})
+    placement = Placement(
+        group=group, micro_batch=1, accumulation=1, activation_checkpointing=False, memory_bytes=0, seconds=0.0
+    )
+    values: dict[str, Any] = dict.fromkeys(RunFacts.model_fields)
+    values |= {name: value for name, value in params.items() if name in values}
+    values |= {name: int(float(params[name])) for name in WHOLE if name in params}
+    values["epochs"] = float(params["epochs"]) if "epochs" in params else None
+    text = {name: params.get(name, "") for name in ("recipe", "objective", "label")}
+    return RunFacts(**{**values, **text, "run_id": run_id, "placement": placement})
 
 
-def _found(data: Any, run: Facts) -> Facts:
-    """What came of a run: as if its result.json had been read."""
+def _outcome(data: Any, facts: RunFacts) -> Row:
+    """The outcome of a run, as if its result.json had been read."""
     state = State(data.tags.get("state", State.RUNNING))
     head = {"status": str(state), "attempts": int(data.tags.get("attempts", 0)), "reason": data.tags.get("reason", "")}
     if state is not State.DONE:
-        return {**head, **outcomes.without_result(float(data.tags.get("spent_seconds", 0.0)), run)}
-    metrics = data.metrics
-    result = {
-        "metrics": metrics,
-        "last": metrics,
-        **{name: int(metrics.get(f"placement/{name}", run["placement"]["group"][name])) for name in GROUP},
-        "gpu_hours": metrics["cost/gpu_hours"],
-        "core_hours": metrics["cost/core_hours"],
-        "micro_batch": int(metrics["placement/micro_batch"]) if "placement/micro_batch" in metrics else pd.NA,
-        "peak_flops": metrics.get("speed/peak_flops", float("nan")),
-    }
-    return {**head, "reason": "", **outcomes.of_result(result, run)}
+        return {**head, **outcome.without_result(float(data.tags.get("spent_seconds", 0.0)), facts)}
+    metrics, group = data.metrics, facts.placement.group
+    micro_batch = metrics.get("placement/micro_batch")
+    placed = {name: int(metrics.get(f"placement/{name}", getattr(group, name))) for name in PLACEMENT}
+    result = RunResult(
+        run_id=facts.run_id,
+        metrics=metrics,
+        last=metrics,
+        workers=placed["workers"],
+        cpus_per_worker=placed["cpus_per_worker"],
+        gpus_per_worker=placed["gpus_per_worker"],
+        zero_stage=placed["zero_stage"],
+        gpu_hours=metrics["cost/gpu_hours"],
+        core_hours=metrics["cost/core_hours"],
+        micro_batch=None if micro_batch is None else int(micro_batch),
+        seconds=metrics.get("time/seconds"),
+        peak_flops=metrics.get("speed/peak_flops", float("nan")),
+    )
+    return {**head, "reason": "", **outcome.of_result(result, facts)}

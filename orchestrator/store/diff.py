@@ -1,7 +1,4 @@
-"""Two runs or two studies side by side: the exact keys that differ, defaults filled in, and the metrics of runs beside them.
-
-Pure functions of plain data and of runs' folders.
-"""
+"""Compare two runs or two studies: the exact keys that differ, with defaults filled in, and the metrics of both runs."""
 
 from __future__ import annotations
 
@@ -12,14 +9,13 @@ from typing import Any
 from orchestrator.spec.schema import Study
 from orchestrator.store.layout import RunFolder
 from vitmodel.config.base import UserError
-from vitmodel.files import read_json
 
-ABSENT = None  # a key that one side does not have; YAML's null never gets here (`exclude_none`)
+ABSENT = None  # the value of a key that one side lacks; null never occurs in a dumped study (`exclude_none`)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One key and its value on either side; None where a side does not have it."""
+    """One key and its value on either side; None where a side lacks it."""
 
     key: str
     first: Any
@@ -28,30 +24,32 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What differs in configuration and in what it was made with, and all metrics that either side has."""
+    """What differs in configuration and in provenance, and all metrics of either side."""
 
     first: str
     second: str
     changed: tuple[Change, ...]
-    made_with: tuple[Change, ...] = ()
+    provenance: tuple[Change, ...] = ()
     metrics: tuple[Change, ...] = ()
 
 
 def runs(first: RunFolder, second: RunFolder) -> Difference:
-    """Two runs by their resolved configurations; without a result there are no metrics. UserError for a run never begun."""
-    results = [folder.result() or {} for folder in (first, second)]
-    made, metrics = ([flat(result.get(part, {})) for result in results] for part in ("provenance", "metrics"))
+    """Two runs by their resolved configurations. A run without a result has no metrics. Raises UserError for a run that was
+    never started."""
+    results = [folder.result() for folder in (first, second)]
+    provenance = [flat(result.provenance.model_dump()) if result else {} for result in results]
+    metrics = [flat(result.metrics) if result else {} for result in results]
     return Difference(
         first=first.run_id,
         second=second.run_id,
         changed=changes(flat(_config(first)), flat(_config(second))),
-        made_with=changes(*made),
+        provenance=changes(*provenance),
         metrics=beside(*metrics),
     )
 
 
 def studies(first: Study, second: Study, names: tuple[str, str]) -> Difference:
-    """Two studies with every default filled in: what is written in another way and means the same is no difference."""
+    """Two studies with every default filled in: another spelling of the same meaning is not a difference."""
     one, two = (flat(s.model_dump(mode="json", exclude_none=True, serialize_as_any=True)) for s in (first, second))
     return Difference(first=names[0], second=names[1], changed=changes(one, two))
 
@@ -62,12 +60,12 @@ def changes(first: dict[str, Any], second: dict[str, Any]) -> tuple[Change, ...]
 
 
 def beside(first: dict[str, Any], second: dict[str, Any]) -> tuple[Change, ...]:
-    """Every key of either, with both values."""
+    """Every key of either side, with both values."""
     return tuple(Change(key=k, first=first.get(k, ABSENT), second=second.get(k, ABSENT)) for k in {**first, **second})
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested data as dotted keys. A list of plain values is one value; items with names are known by them, not by place."""
+    """Nested data as dotted keys. A list of plain values is one value; items with names are keyed by name, not by position."""
     return dict(_leaves(value, key))
 
 
@@ -83,7 +81,7 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _item_names(items: list[Any]) -> list[str]:
-    """What tells the items of a list apart: names that they have and do not share, else their places."""
+    """Keys for the items of a list: their names where all have different ones, else their positions."""
     names = [_item_name(item) for item in items]
     return (
         [str(name) for name in names] if all(names) and len(set(names)) == len(names) else [str(i) for i in range(len(items))]
@@ -98,7 +96,7 @@ def _item_name(item: Any) -> str:
 
 
 def _config(folder: RunFolder) -> dict[str, Any]:
-    found = (read_json(folder.path / "config.json") or {}).get("config")
-    if not isinstance(found, dict):
-        raise UserError(f"{folder.run_id} has no configuration: it was never begun", file=str(folder.path / "config.json"))
-    return found
+    record = folder.record()
+    if record is None:
+        raise UserError(f"{folder.run_id} has no configuration: it was never started", file=str(folder.path / "config.json"))
+    return record.config.model_dump(mode="json")

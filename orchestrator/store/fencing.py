@@ -1,8 +1,8 @@
-"""Whether an attempt is still the one that counts: the fence between a worker group and the one that has taken its place.
+"""Fencing: whether an attempt may still publish, or another worker group has replaced its own.
 
-A group whose controller or driver died may live on for a while, on a host that is cut off for long, and the storage is still
-in its reach. It looks here before it publishes anything, and ends where another driver holds the study's lease, or another
-group of its own driver has begun a later attempt. Groups of another study that share a run do not end each other.
+A worker group whose controller or driver died may continue for a while, on a host that is cut off, with the storage still
+reachable. It checks here before it publishes anything. It ends where another driver holds the study's lease, or where a
+group of the same driver has started a later attempt. Groups of another study that share a run do not fence each other.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from orchestrator.store.curve import json_lines
 from orchestrator.store.layout import RunFolder
-from vitmodel.files import read_json
+from orchestrator.store.lease import lease_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fence:
-    """One attempt's right to a run. `session`: the token of the lease under which it was begun; empty where there is none."""
+    """The right of one attempt to publish. `session`: token of the lease that it was started under, empty without one."""
 
     study: Path
     session: str
@@ -26,18 +26,19 @@ class Fence:
 
     def is_current(self) -> bool:
         """Whether the attempt may still publish."""
-        return is_driven(self.study, self.session) and not any(
+        return is_driven_by(self.study, self.session) and not any(
             session == self.session for session in _sessions(self.folder.metrics_files()[self.attempt + 1 :])
         )
 
 
 def session_of(study: Path) -> str:
     """The token of the lease on a study's folder, empty without one."""
-    return str((read_json(study / "lease.json") or {}).get("token", ""))
+    lease = lease_of(study)
+    return lease.token if lease else ""
 
 
-def is_driven(study: Path, session: str) -> bool:
-    """Whether no other driver has taken the study over since."""
+def is_driven_by(study: Path, session: str) -> bool:
+    """Whether no other driver has taken over the study since the lease `session`."""
     return not session or session_of(study) in ("", session)
 
 

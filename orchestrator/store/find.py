@@ -1,52 +1,54 @@
-"""A run's weights by what a person calls them: a file, a run_id, or the first letters of one that is unique in the store."""
+"""Find a run or its weights by name: a file, a run id, or the first characters of a run id that is unique in the store."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter
 
 from orchestrator.store.layout import RunFolder, Store
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
-from vitmodel.files import read_json
+from vitmodel.config.run import RunConfig
 from vitmodel.weights.header import WEIGHTS_FILE
+
+LISTED = 8  # run ids that an error lists
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundWeights:
-    """A file of weights; of a run, also its model and its configuration as the store has it."""
+    """A file of weights; for a run's weights, also its configuration."""
 
     path: Path
-    model: ModelConfig | None = None
-    config: dict[str, Any] | None = None
+    config: RunConfig | None = None
+
+    @property
+    def model(self) -> ModelConfig | None:
+        return self.config.model if self.config else None
 
 
 def find_weights(name: str, store: Store) -> FoundWeights:
-    """The weights of a file or a run. Raises UserError where there are none, or several runs begin like this."""
+    """The weights of a file or a run. Raises UserError where there are none, or where several run ids begin with `name`."""
     if Path(name).exists():
         return FoundWeights(path=Path(name))
     run = find_run(name, store)
-    config = (read_json(run.path / "config.json") or {}).get("config")
-    if not (run.path / WEIGHTS_FILE).is_file() or config is None:
+    record = run.record()
+    if not (run.path / WEIGHTS_FILE).is_file() or record is None:
         raise UserError(
-            f"{run.run_id} left no weights ({run.state()}): name a finished pretraining or import", file=str(store.root)
+            f"{run.run_id} has no weights (state {run.state()}); name a finished pretraining or import", file=str(store.root)
         )
-    adapter: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
-    return FoundWeights(path=run.path / WEIGHTS_FILE, model=adapter.validate_json(json.dumps(config["model"])), config=config)
+    return FoundWeights(path=run.path / WEIGHTS_FILE, config=record.config)
 
 
 def find_run(name: str, store: Store) -> RunFolder:
-    """The one run whose run_id begins with `name`. Raises UserError."""
+    """The one run whose run id begins with `name`. Raises UserError."""
     known = sorted(path.name for path in store.root.glob("runs/*") if path.is_dir())
-    found = [run_id for run_id in known if run_id == name] or [run_id for run_id in known if run_id.startswith(name)]
-    if len(found) == 1:
-        return store.run(found[0])
-    if found:
-        raise UserError(f"{len(found)} runs begin with {name!r}", file=str(store.root), allowed=", ".join(found[:8]))
-    pretrains = [run_id for run_id in known if (store.run(run_id).path / WEIGHTS_FILE).is_file()]
-    allowed = ", ".join(pretrains[:8]) or "none has weights yet"
-    raise UserError(f"no file and no run is called {name!r}", file=str(store.root), allowed=allowed)
+    matches = [run_id for run_id in known if run_id == name] or [run_id for run_id in known if run_id.startswith(name)]
+    if len(matches) == 1:
+        return store.run(matches[0])
+    if matches:
+        raise UserError(
+            f"{len(matches)} run ids begin with {name!r}", file=str(store.root), allowed=", ".join(matches[:LISTED])
+        )
+    with_weights = [run_id for run_id in known if (store.run(run_id).path / WEIGHTS_FILE).is_file()]
+    allowed = ", ".join(with_weights[:LISTED]) or "no run has weights yet"
+    raise UserError(f"no file or run {name!r}", file=str(store.root), allowed=allowed)

@@ -1,4 +1,4 @@
-"""The layout of the store, atomic writes, and the lease of a live driver. The store is the only truth about runs.
+"""The layout of the store. The store is the only source of truth about runs.
 
     runs/<run_id>/       config.json, metrics-<attempt>.jsonl, end-<attempt>.json, checkpoints/, stacks/, model.safetensors,
                          failure.json | result.json
@@ -6,7 +6,8 @@
     data/<dataset>/      generated datasets
     mlflow.db            tracking
 
-`result.json`, written last and in one step, is the done mark. A run_id means the same result in every study.
+`result.json`, written last and atomically, marks a run as done. A run id means the same result in every study.
+The content of these files: records.py.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from orchestrator.store.curve import joined, json_lines, read_part
+from orchestrator.plan.records import PlanFile
+from orchestrator.store.curve import Entry, join_attempts, json_lines, read_attempt
+from orchestrator.store.records import Failure, RunRecord, RunResult, as_json, read
 from orchestrator.store.state import State
 from vitmodel.config.base import UserError
-from vitmodel.files import read_json, write_json
+from vitmodel.files import write_json
 
-FREE_BYTES = 64 * 2**20  # less than this and nothing is started
+FREE_BYTES = 64 * 2**20  # with less free space than this nothing is started
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run."""
+    """The files of one run. Reading raises UserError for a damaged file."""
 
     path: Path
 
@@ -39,49 +41,50 @@ class RunFolder:
     def run_id(self) -> str:
         return self.path.name
 
-    def result(self) -> dict[str, Any] | None:
-        """What a finished run left, None before that."""
-        found: dict[str, Any] | None = read_json(self.path / "result.json")
-        return found
+    def result(self) -> RunResult | None:
+        """The result of a finished run, else None."""
+        return read(self.path / "result.json", RunResult)
 
-    def failure(self) -> dict[str, Any] | None:
+    def failure(self) -> Failure | None:
         """Why the last attempt ended without a result."""
-        found: dict[str, Any] | None = read_json(self.path / "failure.json")
-        return found
+        return read(self.path / "failure.json", Failure)
+
+    def record(self) -> RunRecord | None:
+        """Configuration and planned facts, None for a run that was never started."""
+        return read(self.path / "config.json", RunRecord)
 
     def state(self) -> State:
-        """DONE, the state of its failure, RUNNING once begun, else PLANNED."""
+        """DONE, the state of its failure, RUNNING once started, else PLANNED."""
         if (self.path / "result.json").exists():
             return State.DONE
         if failure := self.failure():
-            return State(failure["state"])
+            return failure.state
         return State.RUNNING if self.attempts() else State.PLANNED
 
     def attempts(self) -> int:
-        """How often the run was begun."""
+        """How often the run was started."""
         return len(self.metrics_files())
 
     def metrics_files(self) -> list[Path]:
-        """One append-only file an attempt, in order."""
+        """One append-only file for each attempt, in order."""
         return sorted(self.path.glob("metrics-*.jsonl"))
 
-    def begin(self, config: dict[str, Any], workers: int = 1, session: str = "") -> Path:
-        """Start an attempt by so many workers, under this lease: its configuration is written, its metrics file returned.
+    def begin(self, record: RunRecord, workers: int = 1, session: str = "") -> Path:
+        """Start an attempt with `workers` workers under the lease `session`. Writes config.json; returns the metrics file.
 
-        The file is made by one attempt alone: its number is the attempt's.
+        The metrics file is created exclusively: its number is the number of the attempt.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "config.json", config)
+        write_json(self.path / "config.json", as_json(record))
         (self.path / "failure.json").unlink(missing_ok=True)
         for number in itertools.count(self.attempts()):
             metrics = self.path / f"metrics-{number:03d}.jsonl"
             with suppress(FileExistsError), metrics.open("x") as file:
                 file.write(json.dumps({"begin": time.time(), "workers": workers, "session": session}) + "\n")
                 return metrics
-        raise AssertionError("numbers do not end")
+        raise AssertionError("unreachable: itertools.count does not end")
 
     def spent(self, attempts: int | None = None) -> tuple[float, float]:
-        """(seconds, worker-seconds) of the first so many attempts, or all, up to the last sign of life of each."""
+        """(seconds, worker-seconds) of the first `attempts` attempts, or of all, up to the last metrics of each."""
         seconds = worker_seconds = 0.0
         for path in self.metrics_files()[:attempts]:
             entries = list(json_lines(path))
@@ -93,21 +96,22 @@ class RunFolder:
     def fail(self, state: State, reason: str) -> None:
         """Record why there is no result. A finished run is never overwritten."""
         if not (self.path / "result.json").exists():
-            write_json(self.path / "failure.json", {"state": state, "reason": reason, "time": time.time()})
+            write_json(self.path / "failure.json", as_json(Failure(state=state, reason=reason, time=time.time())))
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """The done mark."""
-        write_json(self.path / "result.json", result)
+    def finish(self, result: RunResult) -> None:
+        """Mark the run as done."""
+        write_json(self.path / "result.json", as_json(result))
         (self.path / "failure.json").unlink(missing_ok=True)
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Metrics of all attempts as one curve, which ends with the attempt that left the result, if there is one."""
-        parts = [read_part(path, number) for number, path in enumerate(self.metrics_files())]
-        return joined(parts, (self.result() or {}).get("attempt"))
+    def metrics(self) -> list[Entry]:
+        """Metrics of all attempts as one curve; of a finished run, the curve of the attempt with the result."""
+        attempts = [read_attempt(path, number) for number, path in enumerate(self.metrics_files())]
+        result = self.result()
+        return join_attempts(attempts, result.attempt if result else None)
 
 
-def number_of(metrics_file: Path) -> int:
-    """The attempt whose metrics these are."""
+def attempt_number(metrics_file: Path) -> int:
+    """The number of the attempt that a metrics file belongs to."""
     return int(metrics_file.stem.rpartition("-")[2])
 
 
@@ -123,13 +127,21 @@ class Store:
     def study(self, name: str) -> Path:
         return self.root / "studies" / name
 
-    def plan(self, name: str) -> dict[str, Any] | None:
-        """The last plan of a study that was started here."""
-        found: dict[str, Any] | None = read_json(self.study(name) / "plan.json")
-        return found
+    def plan(self, name: str) -> PlanFile | None:
+        """The last plan of a study that was started here. Raises UserError for a damaged file."""
+        return read(self.study(name) / "plan.json", PlanFile)
+
+    def write_plan(self, plan: PlanFile) -> None:
+        """Write plan.json of its study."""
+        write_json(self.study(plan.study) / "plan.json", plan.model_dump(mode="json", exclude_unset=True))
+
+    def skip_reason(self, parent: str | None) -> str:
+        """Why a run that starts from `parent` cannot run; empty where it can."""
+        is_ready = parent is None or self.run(parent).state() is State.DONE
+        return "" if is_ready else f"parent {parent} has no result"
 
     def check_writable(self) -> None:
-        """Raise UserError where nothing could be written: found before training, not after it."""
+        """Raise UserError where the folder cannot be written or is nearly full: found before training, not after it."""
         probe = self.root / f".probe-{uuid.uuid4().hex[:8]}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -142,5 +154,5 @@ class Store:
             ) from None
         if free < FREE_BYTES:
             raise UserError(
-                f"storage has {free >> 20} MiB left", file=str(self.root), field="storage.path", allowed="64 MiB or more"
+                f"storage has {free >> 20} MiB free", file=str(self.root), field="storage.path", allowed="64 MiB or more"
             )

@@ -1,13 +1,8 @@
-"""The states of a run, and the request that stops a study."""
+"""The states of a run."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
-
-from vitmodel.files import write_json
-
-STOP_FILE = "stop.json"  # of a study: why all its runs are to stop
 
 
 class State(StrEnum):
@@ -21,16 +16,8 @@ class State(StrEnum):
     STALLED = "STALLED"
     SKIPPED = "SKIPPED"
     BUDGET = "BUDGET"
-    STOPPED = "STOPPED"  # by hand; it goes on where it was
+    STOPPED = "STOPPED"  # by the user; it resumes where it stopped
 
 
-SAVES = (State.BUDGET, State.STOPPED)  # reasons for a study to stop that reach runs under way: they save first
-
-
-def ask_to_stop(study: Path, state: State, reason: str) -> bool:
-    """Leave word that a study is to stop, for what is then not done in this state. False where it has been left before."""
-    path = study / STOP_FILE
-    if path.exists():
-        return False
-    write_json(path, {"state": state, "reason": reason})
-    return True
+SAVING_STOPS = (State.BUDGET, State.STOPPED)  # stops that also reach running trainings, which save a checkpoint first
+FAILURES = (State.FAILED, State.DIVERGED, State.STALLED)

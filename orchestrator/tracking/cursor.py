@@ -1,63 +1,120 @@
-"""How far a follower got: tracking.json, and a journal of what came since, so that noting one run never writes all of them.
+"""How far tracking got: tracking.json, and a journal of later entries, so that an entry for one run never rewrites all.
 
-The journal belongs to one state of tracking.json, which it names; without that it says nothing. Notes may be repeated.
+The journal belongs to one version of tracking.json, which its first line names; otherwise it is ignored. Entries may repeat.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from pathlib import Path
-from typing import Any
 
-from vitmodel.files import read_json, write_json
+from pydantic import Field
+
+from orchestrator.plan.records import Record
+from orchestrator.store.records import as_json, read
+from orchestrator.store.state import State
+from vitmodel.config.base import UserError
+from vitmodel.files import write_json
 
 FILE, JOURNAL = "tracking.json", "tracking.jsonl"
 
 
+class TrackedRun(Record):
+    """What MLflow has of one run."""
+
+    id: str  # MLflow's id
+    step: int = 0  # last step whose metrics were sent
+    state: str = State.RUNNING.value
+    has_keys: bool = False  # whether its params were sent
+
+
+class CursorFile(Record):
+    """tracking.json."""
+
+    uri: str
+    experiment: str = ""
+    parent: str = ""  # MLflow's id of the study's own run
+    token: str = ""
+    runs: dict[str, TrackedRun] = Field(default_factory=dict)
+
+
+class JournalEntry(Record):
+    """One line of the journal. The first line has `of`; the others a run that is about to be created, or what MLflow has."""
+
+    of: str = ""
+    creating: str = ""
+    run: str = ""
+    tracked: TrackedRun | None = None
+
+
 class Cursor:
-    """A follower's notes about one study at one address. `data`: uri, experiment, parent, making, runs."""
+    """The position of one study's tracking at one address. Written to disk before and after each creation in MLflow."""
 
     def __init__(self, folder: Path, uri: str) -> None:
         self._path, self._journal = folder / FILE, folder / JOURNAL
-        found = read_json(self._path)
-        self.data: dict[str, Any] = found if found and found["uri"] == uri else {"uri": uri, "runs": {}}
-        for line in self._notes():
-            self._apply(line)
+        self._file = CursorFile(uri=uri)
+        try:
+            stored = read(self._path, CursorFile)
+        except UserError:  # damaged: MLflow's runs are found again by their tags
+            stored = None
+        if stored and stored.uri == uri:
+            self._file = stored
+        self.runs: dict[str, TrackedRun] = dict(self._file.runs)
+        self.creating = ""
+        for entry in self._entries():
+            self._apply(entry)
 
-    def making(self, run_id: str) -> None:
-        """About to make a run: whoever comes after a sudden end looks whether it was made."""
-        self._note({"making": run_id})
+    @property
+    def experiment(self) -> str:
+        return self._file.experiment
 
-    def made(self, run_id: str, known: dict[str, Any]) -> None:
-        """What is known of a run by now."""
-        self._note({"run": run_id, "known": known})
+    @property
+    def parent(self) -> str:
+        return self._file.parent
+
+    def reset(self, experiment: str, runs: dict[str, TrackedRun]) -> None:
+        """Start again for an experiment that has these runs."""
+        self._file = CursorFile(uri=self._file.uri, experiment=experiment)
+        self.runs, self.creating = dict(runs), ""
+        self.save()
+
+    def set_parent(self, parent: str) -> None:
+        """Record MLflow's id of the study's own run."""
+        self._file = self._file.model_copy(update={"parent": parent})
+
+    def note_creating(self, run_id: str) -> None:
+        """A run is about to be created: after a crash the next driver looks for it in MLflow."""
+        self._note(JournalEntry(creating=run_id))
+
+    def note_tracked(self, run_id: str, tracked: TrackedRun) -> None:
+        """What MLflow has of a run now."""
+        self._note(JournalEntry(run=run_id, tracked=tracked))
 
     def save(self) -> None:
-        """Write everything as one file, and begin a journal anew."""
-        self.data["token"] = uuid.uuid4().hex
-        write_json(self._path, self.data)
-        self._journal.write_text(json.dumps({"of": self.data["token"]}) + "\n")
+        """Write everything to tracking.json, and start a new journal."""
+        self._file = self._file.model_copy(update={"token": uuid.uuid4().hex, "runs": dict(self.runs)})
+        write_json(self._path, as_json(self._file))
+        self._journal.write_text(JournalEntry(of=self._file.token).model_dump_json() + "\n")
 
-    def _note(self, line: dict[str, Any]) -> None:
-        self._apply(line)
+    def _note(self, entry: JournalEntry) -> None:
+        self._apply(entry)
         with self._journal.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(entry.model_dump_json(exclude_defaults=True) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def _apply(self, line: dict[str, Any]) -> None:
-        if "making" in line:
-            self.data["making"] = line["making"]
-        else:
-            self.data["runs"][line["run"]] = line["known"]
+    def _apply(self, entry: JournalEntry) -> None:
+        if entry.creating:
+            self.creating = entry.creating
+        elif entry.tracked is not None:
+            self.runs[entry.run] = entry.tracked
 
-    def _notes(self) -> list[dict[str, Any]]:
-        lines: list[dict[str, Any]] = []
+    def _entries(self) -> list[JournalEntry]:
+        entries: list[JournalEntry] = []
         try:
             for line in self._journal.read_text().splitlines():
-                lines.append(json.loads(line))
-        except (FileNotFoundError, ValueError):  # none, or the last line of a killed writer
+                entries.append(JournalEntry.model_validate_json(line))
+        except (FileNotFoundError, ValueError):  # no journal, or the last line of a killed writer
             pass
-        return lines[1:] if lines and lines[0].get("of") == self.data.get("token") else []
+        return entries[1:] if entries and entries[0].of == self._file.token else []

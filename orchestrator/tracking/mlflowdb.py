@@ -1,6 +1,7 @@
-"""MLflow's sqlite file: it appears whole or not at all.
+"""MLflow's sqlite file: it appears complete or not at all.
 
-MLflow makes its tables by some fifty migrations, seconds on a busy machine, and one that was interrupted is refused ever after.
+MLflow creates its tables by some fifty migrations, which takes seconds on a busy machine, and refuses a database whose
+migration was interrupted.
 """
 
 from __future__ import annotations
@@ -10,33 +11,33 @@ import time
 import uuid
 from pathlib import Path
 
+from orchestrator.mlflow_client import mlflow_client
+
 SQLITE = "sqlite:///"
-FORGOTTEN_SECONDS = 3600.0  # half a database of this age has nobody who works on it
+ABANDONED_SECONDS = 3600.0  # no process is working on a partial database of this age
 
 
 def make_database(uri: str) -> None:
-    """Make the tables of a sqlite file that is not there yet, beside its place; does nothing for any other address."""
+    """Create a sqlite database that does not exist yet, at a temporary path first. Does nothing for any other address."""
     path = Path(uri.removeprefix(SQLITE))
     if not uri.startswith(SQLITE) or path.exists():
         return
-    from mlflow import MlflowClient
-
     for old in path.parent.glob(f".{path.name}-*"):
-        if time.time() - old.stat().st_mtime > FORGOTTEN_SECONDS:
+        if time.time() - old.stat().st_mtime > ABANDONED_SECONDS:
             old.unlink(missing_ok=True)
-    half = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
-        MlflowClient(tracking_uri=f"{SQLITE}{half}").search_experiments(max_results=1)
-        _move_once(half, path)
+        mlflow_client(f"{SQLITE}{partial}").search_experiments(max_results=1)
+        _publish_once(partial, path)
     finally:
-        half.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
-def _move_once(half: Path, path: Path) -> None:
-    """Give a file its name, unless another driver's was first."""
+def _publish_once(partial: Path, path: Path) -> None:
+    """Give a file its final name, unless another driver's file has it already."""
     try:
-        os.link(half, path)
+        os.link(partial, path)
     except FileExistsError:
         return
     except OSError:  # a file system without hard links
-        half.rename(path)
+        partial.rename(path)
