@@ -16,7 +16,7 @@ import pandas as pd
 from orchestrator import laws
 from orchestrator.laws import FORMS, Law, LawError
 from orchestrator.laws.render import law_as_data
-from orchestrator.laws.tolerance import group_numbers
+from orchestrator.laws.tolerance import snap
 from orchestrator.results import summary
 from vitmodel.config.base import UserError, suggest
 
@@ -60,7 +60,8 @@ def fit_groups(frame: pd.DataFrame, *, x: str, y: str, form: str, by: Sequence[s
                 columns = [str(column) for column in frame.columns]
                 message = f"unknown column {name!r}{suggest(name, columns)}"
                 raise UserError(message, file=file, field=option, allowed=", ".join(columns))
-    keys = [_group_key(frame[name]) for name in by]
+    grouping = [frame[name] for name in by]
+    keys = [pd.Series(snap(values), index=frame.index) if values.dtype.kind == "f" else values for values in grouping]
     groups = list(frame.groupby(keys, sort=False, dropna=False)) if by else [((), frame)]
     return [_fit_group(dict(zip(by, map(str, key), strict=True)), rows, x, y, form) for key, rows in groups]
 
@@ -68,16 +69,6 @@ def fit_groups(frame: pd.DataFrame, *, x: str, y: str, form: str, by: Sequence[s
 def as_data(group: GroupLaw) -> dict[str, Any]:
     """A group as plain data for JSON."""
     return {**group.keys, "law": None if group.law is None else law_as_data(group.law), "refused": group.refused}
-
-
-def _group_key(column: pd.Series) -> pd.Series:
-    """The column, with equal values for numbers that differ only by rounding."""
-    if not pd.api.types.is_float_dtype(column):
-        return column
-    positive = column[column > 0]
-    key = column.copy()
-    key[column > 0] = positive.groupby(group_numbers(positive)).transform("min")
-    return key
 
 
 def _fit_group(keys: dict[str, str], rows: pd.DataFrame, x: str, y: str, form: str) -> GroupLaw:

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ROUNDING = 1e-5  # relative difference of the same number, computed or written in two ways
-SAME_COMPUTE = 0.01  # relative difference of equal budgets: a run has whole steps, so it misses its budget by up to a step
+SAME_BUDGET = (
+    0.01  # relative difference of equal budgets (FLOPs, epochs): a run of whole steps misses its budget by up to a step
+)
 
 
 def group_numbers(values: ArrayLike, relative: float = ROUNDING) -> NDArray[np.int64]:
@@ -25,6 +27,17 @@ def group_numbers(values: ArrayLike, relative: float = ROUNDING) -> NDArray[np.i
             smallest, number = numbers[index], number + 1
         groups[index] = number
     return groups
+
+
+def snap(values: ArrayLike, relative: float = ROUNDING) -> NDArray[np.float64]:
+    """The values (n,), with one number, the smallest, for all values of a group; values that are not positive are unchanged."""
+    numbers = np.array(values, dtype=float)
+    is_positive = numbers > 0
+    groups = group_numbers(numbers[is_positive], relative)
+    smallest = np.full(len(groups), np.inf)
+    np.minimum.at(smallest, groups, numbers[is_positive])
+    numbers[is_positive] = smallest[groups]
+    return numbers
 
 
 def count_distinct(values: ArrayLike, relative: float = ROUNDING) -> int:

@@ -1,1 +1,1 @@
-"""The workshop behind `orchestrator.verdicts.judge`: one judgement a claim, each from one view's points."""
+"""Findings of a study: verdicts on claims, curves with laws, comparisons of families, forecasts of targets."""

@@ -1,7 +1,8 @@
-"""What a study's rows have to say, as frozen data: curves with laws, comparisons, verdicts on claims, forecasts of targets.
+"""The findings of a study as frozen data: curves with laws, comparisons, verdicts on claims, forecasts of targets.
 
-`findings.findings(frame, study)` makes it; the report, the notebooks and the command line only read it. Errors are fractions,
-x is images (dataset_size) or FLOPs (pretrain_flops), intervals are at the level of `Findings.level`; an unknown number is nan.
+`findings.findings(frame, study)` computes them; the report, the notebooks and the command line only read them. Errors are
+fractions, x is images (dataset_size) or FLOPs (pretrain_flops), intervals have the level `Findings.level`; an unknown number
+is nan.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from orchestrator.laws.ratios import Ratio
 from orchestrator.laws.law import Law
+from orchestrator.laws.ratios import Ratio
 
 Axis = Literal["pretrain_flops", "dataset_size"]
 
 
 class Verdict(StrEnum):
-    """What the rows say of a claim. CANNOT_TELL: the interval straddles the line between holds and fails."""
+    """Whether a claim holds. CANNOT_TELL: the interval contains the limit between holds and fails."""
 
     HOLDS = "holds"
     FAILS = "fails"
@@ -37,18 +38,18 @@ class Measure:
     unit: Literal["x", "%", "images"]
 
     def __str__(self) -> str:
-        return f"{_said(self.value, self.unit)} [{_said(self.low, self.unit)}, {_said(self.high, self.unit)}]"
+        return f"{_text(self.value, self.unit)} [{_text(self.low, self.unit)}, {_text(self.high, self.unit)}]"
 
 
-def _said(value: float, unit: str) -> str:
+def _text(value: float, unit: str) -> str:
     if not math.isfinite(value):
-        return "?" if math.isnan(value) else "never" if value > 0 else "any"
+        return "unknown" if math.isnan(value) else "never" if value > 0 else "any"
     return f"{value:+.1f}%" if unit == "%" else f"{value:.3g}{'x' if unit == 'x' else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What error is judged: the mean over `tasks` (or one of them) in one phase, measured one way (`how`, in words)."""
+    """The error that is judged: the mean over `tasks`, or one task, in one phase. how: the amount of fine-tuning, as text."""
 
     name: str
     tasks: tuple[str, ...]
@@ -57,9 +58,10 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """One pretraining as a view sees it: its error, the rows it is made of, and how far its log error may be off (standard
-    deviations): by its finite test sets alone (`noise`), and by these and the seed (`spread`).
+class CurvePoint:
+    """A pretraining in a view: its error, and the rows that the error comes from.
+
+    The standard deviation of its log error, from the finite test sets alone (`noise`) and from these and the seed (`spread`).
     """
 
     family: str
@@ -78,13 +80,13 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A family's error over compute (variant ""), or a variant's over data, and its law or why there is none."""
+    """A family's error over compute (variant ""), or a variant's over data, and its law or the reason why it has none."""
 
     view: str
     family: str
     variant: str
     axis: Axis
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     law: Law | None = field(repr=False)
     refused: str = ""
 
@@ -101,10 +103,10 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A sentence about scaling, judged. `number` decides the verdict, `parts` explain it; `runs` are the ids of the rows used.
+class ClaimVerdict:
+    """The verdict on a claim in one view. `number` decides it, `parts` explain it; `runs` are the ids of the rows used.
 
-    headline: one a claim, on the view that the study asks for; the others show whether single tasks agree.
+    headline: true in one view per claim, the one that the study selects; the others show whether single tasks agree.
     """
 
     name: str
@@ -121,10 +123,11 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """A target's predicted error and 90% band. `made_before`: saved while the target had no result.
+    """A target's predicted error and its prediction band. `made_before`: saved while the target had no result.
 
-    by: which law (along data, along compute, or over sizes and data); `beyond` says how far each axis lies outside the rows
-    (3 = three times the largest). measured is nan until the target is done; `refused` says why there is no prediction.
+    by: the law that was used (along data, along compute, or over sizes and data); `beyond`: how far the target lies beyond
+    the rows on each axis (3 = three times the largest). measured is nan until the target is done; `refused` states why there
+    is no prediction.
     """
 
     target: str
@@ -148,7 +151,7 @@ class Forecast:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Everything the rows say. The first view is the one the study is about."""
+    """All findings of a study. The first view is the main one."""
 
     study: str
     level: float
@@ -156,5 +159,5 @@ class Findings:
     curves: tuple[Curve, ...]
     comparisons: tuple[Comparison, ...]
     ceilings: Mapping[str, str]  # task -> why its errors are mostly noise
-    claims: tuple[Claim, ...]
+    claims: tuple[ClaimVerdict, ...]
     forecasts: tuple[Forecast, ...]

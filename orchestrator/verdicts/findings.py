@@ -1,7 +1,7 @@
-"""Everything a study's rows say, in one frozen structure: views, curves with laws, comparisons, claims, forecasts.
+"""All findings of a study in one frozen structure: views, curves with laws, comparisons, verdicts on claims, forecasts.
 
-`findings(frame, study)` is a pure function of the results frame and the study; `keep` settles its forecasts against those
-saved earlier and writes findings.json, claims.json, claims.csv and targets.json into the study's folder.
+`findings(frame, study)` is a pure function of the results frame and the study. `save` replaces fresh forecasts by those saved
+earlier where their target is done, and writes findings.json, claims.json, claims.csv and targets.json into the study's folder.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from orchestrator.laws import LawError
 from orchestrator.laws.render import law_as_data
 from orchestrator.spec.claims import LawForm
 from orchestrator.spec.schema import Study
-from orchestrator.verdicts import judge
 from orchestrator.verdicts.answers import Comparison, Curve, Findings, Forecast
-from orchestrator.verdicts.compute_claims import front_ratio_of, two_curves
-from orchestrator.verdicts.evidence import Evidence, ceilings, compute_points, curve, data_points, gather, views
+from orchestrator.verdicts.compute_ratio_claims import curve_pair, front_ratio_of
+from orchestrator.verdicts.curves import compute_points, curve, data_points
+from orchestrator.verdicts.evidence import Evidence, gather
 from orchestrator.verdicts.forecast import forecasts, settle
+from orchestrator.verdicts.judge import judge
+from orchestrator.verdicts.views import ceilings, views
 from vitmodel.files import write_json
 
-FORMS_COMPARED: tuple[LawForm, ...] = ("M1", "M2", "auto")  # of the first view: how a ratio changes depends on the form
+FORMS_COMPARED: tuple[LawForm, ...] = ("M1", "M2", "auto")  # in the first view: the trend of a ratio depends on the form
 
 
 def findings(frame: pd.DataFrame, study: Study) -> Findings:
-    """What the rows say of the study's views, claims and targets. Deterministic."""
+    """The findings of the study's views, claims and targets. Deterministic."""
     claims = study.claims
     noisy = ceilings(frame, claims)
     evidence = [gather(frame, view, claims) for view in views(frame, claims, noisy)]
@@ -38,92 +40,89 @@ def findings(frame: pd.DataFrame, study: Study) -> Findings:
         study=study.name,
         level=claims.level,
         views=tuple(e.view for e in evidence),
-        curves=tuple(found for e in evidence for found in _curves(e)),
-        comparisons=tuple(found for number, e in enumerate(evidence) for found in _comparisons(e, every_form=number == 0)),
+        curves=tuple(curve for e in evidence for curve in _curves(e)),
+        comparisons=tuple(
+            comparison for number, e in enumerate(evidence) for comparison in _comparisons(e, every_form=number == 0)
+        ),
         ceilings=noisy,
-        claims=judge.judge(frame, evidence, claims),
+        claims=judge(frame, evidence, claims),
         forecasts=forecasts(study, evidence),
     )
 
 
-def keep(found: Findings, folder: Path) -> Findings:
-    """Settle the forecasts and write what was found into the study's folder."""
-    settled = replace(found, forecasts=settle(found.forecasts, folder))
+def save(findings: Findings, folder: Path) -> Findings:
+    """The findings with settled forecasts, written to files in the study's folder."""
+    settled = replace(findings, forecasts=settle(findings.forecasts, folder))
     write_json(folder / "findings.json", as_data(settled))
     write_json(folder / "claims.json", as_data(settled)["claims"])
     claims_table(settled).to_csv(folder / "claims.csv", index=False)
     return settled
 
 
-# --- curves and comparisons -----------------------------------------------------------------------------------
-
-
-def _curves(found: Evidence) -> Iterator[Curve]:
-    """Every family's curve over compute, and every variant's over data where it has two sizes."""
-    families = list(dict.fromkeys(p.family for p in found.points))
+def _curves(evidence: Evidence) -> Iterator[Curve]:
+    """Every family's curve over compute, and the curve over data of every variant with two sizes or more."""
+    families = list(dict.fromkeys(p.family for p in evidence.points))
     for family in families:
-        over_compute = curve(found.view.name, compute_points(found, family), "pretrain_flops", found.claims.form)
+        points = compute_points(evidence, family)
+        over_compute = curve(evidence.view.name, points, "pretrain_flops", evidence.claims.form)
         if over_compute is not None:
             yield over_compute
     for family in families:
-        for variant in dict.fromkeys(p.variant for p in found.of(family)):
-            points = data_points(found, family, variant)
+        for variant in dict.fromkeys(p.variant for p in evidence.of(family)):
+            points = data_points(evidence, family, variant)
             if len({p.dataset_size for p in points}) < 2:
                 continue
-            over_data = curve(found.view.name, points, "dataset_size", "auto", variant=variant)
+            over_data = curve(evidence.view.name, points, "dataset_size", "auto", variant=variant)
             if over_data is not None:
                 yield over_data
 
 
-def _comparisons(found: Evidence, *, every_form: bool) -> Iterator[Comparison]:
-    """Compute ratios of rival and hybrid over the challenger, by the asked form (in the first view by all) and by fronts."""
-    claims = found.claims
+def _comparisons(evidence: Evidence, *, every_form: bool) -> Iterator[Comparison]:
+    """Compute ratios of rival and hybrid over the challenger: by the study's form, in the first view by all, and by fronts."""
+    claims = evidence.claims
     forms = dict.fromkeys([claims.form, *(FORMS_COMPARED if every_form else ())])
     for first in (claims.rival, claims.hybrid):
-        common = {"view": found.view.name, "first": first, "second": claims.challenger}
+        common = {"view": evidence.view.name, "first": first, "second": claims.challenger}
         for form in forms:
-            both = two_curves(found, first, claims.challenger, form)
-            if both is not None and both.laws is not None:
-                yield Comparison(**common, method=form, ratio=laws.compute_ratio(*both.laws, level=claims.level))
-        both = two_curves(found, first, claims.challenger, "M1")
-        if both is not None:
+            pair = curve_pair(evidence, first, claims.challenger, form)
+            if pair is not None and pair.laws is not None:
+                yield Comparison(**common, method=form, ratio=laws.compute_ratio(*pair.laws, level=claims.level))
+        pair = curve_pair(evidence, first, claims.challenger, "M1")
+        if pair is not None:
             try:
-                yield Comparison(**common, method="fronts", ratio=front_ratio_of(both, claims.level))
+                yield Comparison(**common, method="fronts", ratio=front_ratio_of(pair, claims.level))
             except LawError:  # no finite compute or error: nothing to compare
                 continue
 
 
-# --- as data, as text -----------------------------------------------------------------------------------------
-
-
-def as_data(found: Findings) -> dict[str, Any]:
-    """The findings as plain data for JSON: laws with parameters and intervals, unknown numbers as None."""
+def as_data(findings: Findings) -> dict[str, Any]:
+    """The findings as plain data for JSON: laws with parameters and intervals, None for unknown numbers."""
     return {
-        "study": found.study,
-        "level": found.level,
-        "views": [asdict(view) for view in found.views],
-        "ceilings": dict(found.ceilings),
-        "claims": [_plain({**asdict(claim), "verdict": str(claim.verdict)}) for claim in found.claims],
-        "forecasts": [_plain(asdict(one)) for one in found.forecasts],
-        "comparisons": [_plain(asdict(one)) for one in found.comparisons],
-        "curves": [_curve_as_data(one, found.level) for one in found.curves],
+        "study": findings.study,
+        "level": findings.level,
+        "views": [asdict(view) for view in findings.views],
+        "ceilings": dict(findings.ceilings),
+        "claims": [_plain({**asdict(claim), "verdict": str(claim.verdict)}) for claim in findings.claims],
+        "forecasts": [_plain(asdict(forecast)) for forecast in findings.forecasts],
+        "comparisons": [_plain(asdict(comparison)) for comparison in findings.comparisons],
+        "curves": [_curve_as_data(curve, findings.level) for curve in findings.curves],
     }
 
 
-def _curve_as_data(one: Curve, level: float) -> dict[str, Any]:
+def _curve_as_data(curve: Curve, level: float) -> dict[str, Any]:
     return {
-        "view": one.view,
-        "family": one.family,
-        "variant": one.variant,
-        "axis": one.axis,
-        "points": [_plain(asdict(point)) for point in one.points],
-        "law": None if one.law is None else law_as_data(one.law, level),
-        "refused": one.refused,
+        "view": curve.view,
+        "family": curve.family,
+        "variant": curve.variant,
+        "axis": curve.axis,
+        "points": [_plain(asdict(point)) for point in curve.points],
+        "law": None if curve.law is None else law_as_data(curve.law, level),
+        "refused": curve.refused,
     }
 
 
 def _plain(node: Any) -> Any:
-    """Nested data with None for what is no number: JSON has neither nan nor infinity."""
+    """Nested data with None for nan and infinity, which JSON does not have."""
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -131,8 +130,8 @@ def _plain(node: Any) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def claims_table(found: Findings) -> pd.DataFrame:
-    """A row a claim and view: verdict, number, interval, method, how many rows, the sentence."""
+def claims_table(findings: Findings) -> pd.DataFrame:
+    """A row for each claim and view: verdict, number, interval, method, number of rows, sentence."""
     rows = [
         {
             "claim": claim.name,
@@ -148,27 +147,28 @@ def claims_table(found: Findings) -> pd.DataFrame:
             "rows": len(claim.runs),
             "sentence": claim.sentence,
         }
-        for claim in found.claims
+        for claim in findings.claims
     ]
     names = ["claim", "says", "view", "headline", "verdict", "value", "low", "high", "unit", "method", "rows", "sentence"]
     return pd.DataFrame(rows, columns=names)
 
 
-def as_text(found: Findings) -> str:
-    """The verdicts and forecasts for a terminal: a line each."""
-    heads = [claim for claim in found.claims if claim.headline]
-    width = max((len(claim.says) for claim in heads), default=0)
-    lines = [f"{claim.verdict!s:<11}  {claim.says:<{width}}  {claim.number}  ({claim.view})" for claim in heads]
-    lines += [_forecast_line(one) for one in found.forecasts]
+def as_text(findings: Findings) -> str:
+    """The headline verdicts and the forecasts for a terminal, one per line."""
+    headlines = [claim for claim in findings.claims if claim.headline]
+    width = max((len(claim.says) for claim in headlines), default=0)
+    lines = [f"{claim.verdict!s:<11}  {claim.says:<{width}}  {claim.number}  ({claim.view})" for claim in headlines]
+    lines += [_forecast_line(forecast) for forecast in findings.forecasts]
     return "\n".join(lines)
 
 
-def _forecast_line(one: Forecast) -> str:
-    if one.state == "refused":
-        return f"forecast     {one.target}: none ({one.refused})"
-    far = ", ".join(f"{factor:.3g} times the largest {axis}" for axis, factor in one.beyond.items())
-    said = f"{100 * one.error:.2f}% error [{100 * one.low:.2f}%, {100 * one.high:.2f}%] by {one.by} ({one.form}; {far})"
-    if one.state == "open":
-        return f"forecast     {one.target}: {said}"
-    when = "saved before it ran" if one.made_before else "made afterwards from the other rows"
-    return f"{one.state:<11}  {one.target}: measured {100 * one.measured:.2f}%; forecast {said}, {when}"
+def _forecast_line(forecast: Forecast) -> str:
+    if forecast.state == "refused":
+        return f"no forecast  {forecast.target}: {forecast.refused}"
+    distance = ", ".join(f"{factor:.3g} times the largest {axis}" for axis, factor in forecast.beyond.items())
+    interval = f"[{100 * forecast.low:.2f}%, {100 * forecast.high:.2f}%]"
+    prediction = f"{100 * forecast.error:.2f}% error {interval} by {forecast.by} ({forecast.form}; {distance})"
+    if forecast.state == "open":
+        return f"forecast     {forecast.target}: {prediction}"
+    when = "saved before the run" if forecast.made_before else "made after the run, from the other rows"
+    return f"{forecast.state:<11}  {forecast.target}: measured {100 * forecast.measured:.2f}%; forecast {prediction}, {when}"

@@ -1,7 +1,7 @@
-"""Claims about scaling, each judged by rows: holds, fails, or cannot tell, with a number, its interval and the rows used.
+"""Judges claims about scaling from result rows: holds, fails, or cannot tell, with a number, its interval and the rows used.
 
-`judge(frame, evidence, claims)` judges every claim on every view that has rows of its kind. A claim's headline is its verdict
-on the view that the study asks for (`claims.on`), else on the first that has rows.
+`judge(frame, evidence, claims)` judges every claim in every view that has rows for it. The headline of a claim is its verdict
+in the view that the study selects (`claims.on`), by default in the first view that has rows.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import pandas as pd
 
 from orchestrator.results.summary import family_name
 from orchestrator.spec.claims import ClaimName, Claims
-from orchestrator.verdicts import compute_claims, data_claims, finetune_claims
-from orchestrator.verdicts.answers import Claim
-from orchestrator.verdicts.common import Judged, all_runs
+from orchestrator.verdicts import compute_ratio_claims, data_claims, finetune_claims, hybrid_claim, saturation_claim
+from orchestrator.verdicts.answers import ClaimVerdict
 from orchestrator.verdicts.evidence import Evidence
+from orchestrator.verdicts.judgement import Judgement, all_runs
 
-Judge = Callable[[Evidence, pd.DataFrame], Judged | None]
+Judge = Callable[[Evidence, pd.DataFrame], Judgement | None]
 
 JUDGES: Mapping[ClaimName, Judge] = {
-    "larger_needs_data": lambda found, _: data_claims.larger_needs_data(found),
-    "overtakes_with_data": lambda found, _: data_claims.overtakes_with_data(found),
-    "less_compute": lambda found, _: compute_claims.less_compute(found),
-    "two_to_four_times_less": lambda found, _: compute_claims.two_to_four_times_less(found),
-    "hybrid_advantage_vanishes": lambda found, _: compute_claims.hybrid_advantage_vanishes(found),
+    "larger_needs_data": lambda evidence, _: data_claims.larger_needs_data(evidence),
+    "overtakes_with_data": lambda evidence, _: data_claims.overtakes_with_data(evidence),
+    "less_compute": lambda evidence, _: compute_ratio_claims.less_compute(evidence),
+    "two_to_four_times_less": lambda evidence, _: compute_ratio_claims.two_to_four_times_less(evidence),
+    "hybrid_advantage_vanishes": lambda evidence, _: hybrid_claim.hybrid_advantage_vanishes(evidence),
     "few_epochs_suffice": finetune_claims.few_epochs_suffice,
-    "no_saturation": lambda found, _: compute_claims.no_saturation(found),
+    "no_saturation": lambda evidence, _: saturation_claim.no_saturation(evidence),
 }
 
 
-def says(name: ClaimName, claims: Claims) -> str:
-    """The claim in words."""
+def claim_text(name: ClaimName, claims: Claims) -> str:
+    """The claim as a sentence."""
     challenger, rival, hybrid = (family_name(f) for f in (claims.challenger, claims.rival, claims.hybrid))
     least, most = claims.times_less
     return {
@@ -46,22 +46,23 @@ def says(name: ClaimName, claims: Claims) -> str:
     }[name]
 
 
-def judge(frame: pd.DataFrame, evidence: Sequence[Evidence], claims: Claims) -> tuple[Claim, ...]:
-    """Every claim asked for (by default all) on every view with rows for it, headlines first."""
-    found: list[Claim] = []
+def judge(frame: pd.DataFrame, evidence: Sequence[Evidence], claims: Claims) -> tuple[ClaimVerdict, ...]:
+    """The verdicts on every selected claim (by default all) in every view with rows for it, headlines first."""
+    result: list[ClaimVerdict] = []
     for name in claims.check or JUDGES:
-        judged = [(e.view.name, answer) for e in evidence if (answer := JUDGES[name](e, frame)) is not None]
-        views = [view for view, _ in judged]
-        first = claims.on.get(name, views[0] if views else "")
-        own = [_claim(name, claims, view, answer) for view, answer in judged]
-        found += sorted((replace(c, headline=c.view == first) for c in own), key=lambda c: not c.headline)
-    return tuple(found)
+        judgements = [(e.view.name, answer) for e in evidence if (answer := JUDGES[name](e, frame)) is not None]
+        views = [view for view, _ in judgements]
+        headline_view = claims.on.get(name, views[0] if views else "")
+        verdicts = [_verdict(name, claims, view, answer) for view, answer in judgements]
+        marked = [replace(verdict, headline=verdict.view == headline_view) for verdict in verdicts]
+        result += sorted(marked, key=lambda verdict: not verdict.headline)
+    return tuple(result)
 
 
-def _claim(name: ClaimName, claims: Claims, view: str, answer: Judged) -> Claim:
-    return Claim(
+def _verdict(name: ClaimName, claims: Claims, view: str, answer: Judgement) -> ClaimVerdict:
+    return ClaimVerdict(
         name=name,
-        says=says(name, claims),
+        says=claim_text(name, claims),
         view=view,
         headline=False,
         verdict=answer.verdict,
