@@ -185,7 +185,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"ant/notes.txt: a class folder may hold image files only",
     ),
     "folder in a class": (lambda root: (root / "ant/more").mkdir(), r"ant/more: a class folder may hold image files only"),
-    "split beside classes": (
+    "splits and classes": (
         lambda root: (root / "train").mkdir(),
         r"the folder holds both splits and class folders, such as 'ant'",
     ),

@@ -86,9 +86,9 @@ def test_three_hundred_million_samples() -> None:
 
 def test_uneven_splits_are_refused() -> None:
     order = Order(seed=0, n=100, lanes=4, window=8, shard_sizes=(100,))
-    with pytest.raises(ValueError, match="must divide"):
+    with pytest.raises(ValueError, match="must be divisible"):
         order.batch(0, 6)
-    with pytest.raises(ValueError, match="must divide"):
+    with pytest.raises(ValueError, match="must be divisible"):
         order.batch(0, 8, 0, 3)
     with pytest.raises(ValueError, match="outside"):
         Order(seed=0, n=101, lanes=4, window=8, shard_sizes=(100,))

@@ -21,10 +21,10 @@ from pydantic import TypeAdapter
 from scipy.io import savemat
 
 from vitmodel.config.base import UserError
-from vitmodel.data.descriptions import Format, LabelSets, PackConfig
+from vitmodel.data.descriptions import FORMATS, Format, LabelSets, PackConfig
 from vitmodel.data.external_tars import index_tars
 from vitmodel.data.index import load_index
-from vitmodel.data.open_source import detect_format
+from vitmodel.data.open_source import READERS, detect_format
 from vitmodel.data.shard_writer import load_members
 from vitmodel.data.shards import pack
 from vitmodel.data.tar_index import samples_of
@@ -33,9 +33,9 @@ from vitmodel.data.verify import verify
 HOLD_OUT = {"val": 0.2, "test": 0.1}
 
 
-def config(path: Path, kind: str, *, keys: dict[str, Any] | None = None, **own: Any) -> PackConfig:
+def config(path: Path, kind: str, *, keys: dict[str, Any] | None = None, **fields: Any) -> PackConfig:
     files = TypeAdapter(Format).validate_python({"format": kind, **(keys or {})})
-    return PackConfig(path=str(path), files=files, **own)
+    return PackConfig(path=str(path), files=files, **fields)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -50,6 +50,10 @@ def packed_images(root: Path, split: str) -> list[tuple[bytes, int]]:
         for offset, length, label in load_members(root / shard.members).tolist():
             samples.append((data[offset : offset + length], label))
     return samples
+
+
+def test_every_format_has_a_reader() -> None:
+    assert set(READERS) == set(FORMATS)
 
 
 def test_folder_with_splits_keeps_every_byte(tmp_path: Path) -> None:

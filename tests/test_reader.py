@@ -236,13 +236,13 @@ def test_more_bad_samples_than_the_limit(photos: Path, tmp_path: Path) -> None:
 def test_skipped_samples_are_recorded_and_read_by_the_next_attempt(tmp_path: Path) -> None:
     bad = BadSamples("train", 100, 0.03)
     sample = BadSample(split="train", sample=7, url="u", member="m", offset=1, reason="r")
-    said: list[dict[str, float]] = []
-    report = reporting_skipped(said.append, bad, tmp_path, 0, 1)
+    reports: list[dict[str, float]] = []
+    report = reporting_skipped(reports.append, bad, tmp_path, 0, 1)
     bad.add(sample)
     bad.add(sample)
     report({"step": 1})
     report({"step": 2})
-    assert [metrics["data/skipped"] for metrics in said] == [1, 1]
+    assert [metrics["data/skipped"] for metrics in reports] == [1, 1]
     assert [json.loads(line) for line in (tmp_path / BAD_FILE).read_text().splitlines()] == [sample.model_dump()]
     append(tmp_path / BAD_FILE, [sample.model_copy(update={"split": "val"})])
     resumed = BadSamples("train", 100, 0.03, tmp_path / BAD_FILE)

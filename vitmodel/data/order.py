@@ -1,11 +1,11 @@
-"""Who sees which sample when: a pure function of (seed, epoch, n, lanes, window), whatever the number of workers.
+"""The training order of samples: a pure function of (seed, epoch, n, lanes, window) that does not depend on the workers.
 
-The n samples are cut into `lanes` contiguous parts. Each lane is an endless stream: epoch after epoch it walks its
-shards in a new order and, within windows of `window` samples, the samples in a new order. Global batch t takes the
-same number of samples from every lane; worker r serves the lanes l with l mod workers = r. So the batch at step t is
-one set for any number of workers, a step number is all that a resume needs, and memory is O(window), not O(n).
+The n samples are divided into `lanes` contiguous parts. Each lane is an endless stream: every epoch it reads its shards in a
+new order and, within windows of `window` samples, the samples in a new order. Global batch t takes the same number of samples
+from every lane; worker r serves the lanes l with l mod workers = r. So the batch at step t is the same set for any number of
+workers, a resume needs the step number alone, and memory is O(window), not O(n).
 
-Randomness is a hash of what it is for (never a library's generator, whose stream may change between versions).
+Random numbers are hashes of their purpose. A library's generator is never used: its stream may change between versions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-_SHARDS, _SAMPLES = 1, 2  # what a hash is for
+_SHARDS, _SAMPLES = 1, 2  # purposes of hashes; those of samples' draws: draws.py
 
 
 def hash_uint64(*parts: int | Hashes | Ints) -> Hashes:
@@ -41,23 +41,23 @@ def permutation(size: int, *key: int) -> Ints:
 
 
 def interleaved(labels: Ints, seed: int) -> Ints:
-    """Sample numbers so ordered that every prefix is class-balanced (within 1 for balanced sources) and random within."""
+    """Sample numbers in an order whose every prefix is class-balanced (within 1 for balanced sources) and otherwise random."""
     ticket = hash_uint64(seed, np.arange(len(labels)))
     by_class = np.lexsort((ticket, labels))
     counts = np.bincount(labels)
-    rank = np.empty(len(labels), dtype=np.float64)  # each class spreads its members evenly over [0, 1)
+    rank = np.empty(len(labels), dtype=np.float64)  # the members of each class are evenly spaced in [0, 1)
     rank[by_class] = (np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)) / np.repeat(counts, counts)
     return np.lexsort((ticket, rank))
 
 
 class Batch(NamedTuple):
-    """Samples of one step: index in the split, and the epoch each belongs to (equal lengths)."""
+    """Samples of one step: number in the split, and epoch, of each (equal lengths)."""
 
     samples: Ints
     epochs: Ints
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # hashed by identity: it keys the caches below
+@dataclass(frozen=True, kw_only=True, eq=False)  # hashed by identity: the key of the caches below
 class Order:
     """The order of the first `n` samples of a split with the given shard sizes."""
 
@@ -69,14 +69,14 @@ class Order:
 
     def __post_init__(self) -> None:
         if not 0 < self.n <= sum(self.shard_sizes):
-            raise ValueError(f"n = {self.n} lies outside 1..{sum(self.shard_sizes)}")
+            raise ValueError(f"n = {self.n} is outside 1..{sum(self.shard_sizes)}")
         if not 0 < self.lanes <= self.n:
-            raise ValueError(f"{self.lanes} lanes need at least as many samples, not {self.n}")
+            raise ValueError(f"{self.lanes} lanes require at least as many samples; there are {self.n}")
 
     def batch(self, step: int, batch_size: int, worker: int = 0, workers: int = 1) -> Batch:
         """This worker's part of global batch `step` (from 0): batch_size / workers samples, lane by lane."""
         if batch_size % self.lanes or self.lanes % workers:
-            raise ValueError(f"batch {batch_size}, lanes {self.lanes}, workers {workers}: each must divide the one before")
+            raise ValueError(f"batch {batch_size} must be divisible by lanes {self.lanes}, and lanes by workers {workers}")
         share = batch_size // self.lanes
         lows, highs = self._bounds(np.arange(worker, self.lanes, workers))
         epochs, places = np.divmod(step * share + np.arange(share), (highs - lows)[:, None])
@@ -93,19 +93,19 @@ class Order:
         return Batch(samples.ravel(), epochs.ravel())
 
     def _bounds(self, lanes: Ints) -> tuple[Ints, Ints]:
-        """First sample, and the one after the last, of each of these lanes."""
+        """First sample of each of these lanes, and the sample after its last."""
         return lanes * self.n // self.lanes, (lanes + 1) * self.n // self.lanes
 
 
 def _changes(epochs: Ints, windows: Ints) -> Ints:
-    """Flat places where epoch or window is another than just before: the first of each run of equal ones."""
+    """Flat positions at which the epoch or the window changes, and 0."""
     differs = (np.diff(epochs.ravel()) != 0) | (np.diff(windows.ravel()) != 0)
     return np.concatenate(([0], np.flatnonzero(differs) + 1))
 
 
-@lru_cache(maxsize=4)  # all lanes are in the same window, but for the few steps on its edge
+@lru_cache(maxsize=4)  # all lanes are in the same window, except in a few steps at its edges
 def _table(order: Order, worker: int, workers: int, epoch: int, window: int) -> Ints:
-    """The samples of one window, shuffled, of each of a worker's lanes (lanes, window); rows of short lanes end early."""
+    """The shuffled samples of one window, for each of a worker's lanes (lanes, window). Short lanes are padded with -1."""
     lanes = np.arange(worker, order.lanes, workers)
     table = np.full((len(lanes), min(order.window, -(-order.n // order.lanes))), -1)
     edges = _edges(order)
@@ -117,12 +117,12 @@ def _table(order: Order, worker: int, workers: int, epoch: int, window: int) -> 
 
 @lru_cache(maxsize=4)
 def _edges(order: Order) -> Ints:
-    """The first sample of every shard, and the end of the last."""
+    """The first sample of every shard, and the end of the last shard."""
     return np.cumsum((0, *order.shard_sizes))
 
 
 def _window(order: Order, edges: Ints, lane: int, epoch: int, window: int) -> Ints:
-    """The samples of one window of one lane, shuffled: of the lane's shards, in this epoch's order, the window's part."""
+    """The shuffled samples of one window of one lane: the window's part of the lane's shards, in the order of this epoch."""
     low, high = (int(bound[0]) for bound in order._bounds(np.array([lane])))
     first, last = int(np.searchsorted(edges, low, side="right")) - 1, int(np.searchsorted(edges, high, side="left"))
     starts = np.maximum(edges[first:last], low)
