@@ -23,9 +23,9 @@ from vitmodel.config.recipe import Recipe
 from vitmodel.models.build import build
 from vitmodel.training import checkpoint
 from vitmodel.training.checkpoint import CheckpointPolicy, Writer
-from vitmodel.training.control import Control
+from vitmodel.training.coordination import Coordinator
 from vitmodel.training.engine import ensure_process_group, leave_process_group, make_engine
-from vitmodel.training.guard import StallGuard
+from vitmodel.training.watchdog import StallWatchdog
 
 INTERVAL_SECONDS, TARGET, GUARDS_TARGET = 600.0, 0.03, 0.01
 
@@ -89,23 +89,23 @@ def main() -> None:
         print(f"shard   {writing[-1][1] / 2**20:.0f} MiB, {statistics.median(w for w, _ in writing):.2f} s to write and hash")
         print(f"extra   {cost:.2f} s of training time a checkpoint (rounds: {', '.join(f'{e:.2f}' for e in extra)})")
         print(f"ratio   checkpoints / training = {cost / INTERVAL_SECONDS:.4f} at the default interval (to reach: {TARGET})")
-        with StallGuard(900.0, folder / "stacks.txt", lambda: None) as guard:
-            control = Control(
+        with StallWatchdog(900.0, folder / "stacks.txt", lambda: None) as watchdog:
+            coordinator = Coordinator(
                 policy=CheckpointPolicy(),
                 writer=writer,
                 save=lambda step, losses: None,
                 workers=1,
                 should_stop=lambda: False,
                 is_current=lambda: True,
-                beat=guard.beat,
+                reset_watchdog=watchdog.reset,
             )
             losses, norm = [torch.zeros(())] * 100, torch.ones(())
             started = time.perf_counter()
             for number in range(1, 10_001):
                 torch.where((norm >= 0) & (norm < torch.inf), losses[0], torch.nan)  # what train_step asks of the gradients
-                if control.is_due(number) or number % 100 == 0:
+                if coordinator.is_due(number) or number % 100 == 0:
                     torch.stack(losses).double().tolist()
-                    control.meet(number, [], is_last=False)
+                    coordinator.synchronise(number, [], is_last=False)
             guards = (time.perf_counter() - started) / 10_000
     print(f"guards  {guards * 1e6:.1f} us a step; against a step of 4 ms (the smallest models here): {guards / 0.004:.4f}")
     print(f"ratio   guards / training = {guards / plain:.6f} with this model (to reach: {GUARDS_TARGET})")

@@ -27,7 +27,7 @@ from vitmodel.config.run import RunConfig
 from vitmodel.training import checkpoint
 from vitmodel.training.checkpoint import CheckpointError, CheckpointPolicy
 from vitmodel.training.context import Context
-from vitmodel.training.control import StoppedError
+from vitmodel.training.coordination import StoppedError
 from vitmodel.training.run import execute
 
 WRITE = checkpoint.write_tensors

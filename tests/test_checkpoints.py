@@ -21,12 +21,12 @@ from vitmodel.config.run import DataRef, RunConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 from vitmodel.training.checkpoint import CheckpointPolicy, complete_checkpoints
+from vitmodel.training.checkpoint_shard import is_intact, write_tensors
 from vitmodel.training.context import Context
-from vitmodel.training.control import StoppedError
+from vitmodel.training.coordination import StoppedError
 from vitmodel.training.resume import CheckpointMismatchError
 from vitmodel.training.run import execute
-from vitmodel.training.shardfile import is_whole, write_tensors
-from vitmodel.training.state import Stitched
+from vitmodel.training.sharded_state import RangeReader
 from vitmodel.weights.header import WEIGHTS_FILE
 
 VIT = ViTConfig(family="vit", variant="v", width=24, depth=1, mlp_dim=40, heads=2, patch=8)
@@ -194,7 +194,7 @@ def test_a_manifest_says_what_it_is_a_checkpoint_of(groups: tuple[Path, list[lis
     assert len(manifest["losses"]) == 1
     assert manifest["fixed_batch_loss"] > 0
     assert sorted(path.iterdir()) == sorted(path / name for name in (*manifest["files"], "COMPLETE", "manifest.json"))
-    assert all(is_whole(path / name, facts) for name, facts in manifest["files"].items())
+    assert all(is_intact(path / name, facts) for name, facts in manifest["files"].items())
     parts = [load_file(path / name) for name in manifest["files"]]
     sizes = [sum(tensor.numel() for tensor in part.values()) for part in parts]
     assert max(sizes) < 1.2 * min(sizes), "each worker writes its own part"
@@ -272,7 +272,7 @@ def test_weights_that_do_not_give_the_written_loss_are_refused(digits: Path, tmp
     tensors = {key: tensor * 2 if key.startswith("weight") else tensor for key, tensor in load_file(path / name).items()}
     manifest["files"][name] = write_tensors(path / name, tensors)
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointMismatchError, match="checkpoint-mismatch: fixed-batch loss off by"):
+    with pytest.raises(CheckpointMismatchError, match="checkpoint-mismatch: fixed-batch loss differs by"):
         alone(config(), tmp_path, digits)
 
 
@@ -280,18 +280,18 @@ def test_a_shard_is_what_the_library_would_have_written(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(7), "b": torch.arange(3), "c": torch.randn(5).bfloat16(), "d": torch.empty(0)}
     facts = write_tensors(tmp_path / "ours.safetensors", tensors)
     save_file(tensors, tmp_path / "theirs.safetensors")
-    assert is_whole(tmp_path / "ours.safetensors", facts)
+    assert is_intact(tmp_path / "ours.safetensors", facts)
     ours, theirs = (load_file(tmp_path / f"{who}.safetensors") for who in ("ours", "theirs"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
 
 
 def test_ranges_are_found_however_they_were_cut() -> None:
-    values, stitched = torch.arange(10), Stitched()
+    values, reader = torch.arange(10), RangeReader()
     for start, end in ((4, 9), (0, 4), (9, 10)):
-        stitched.add("weight", "x", start, end - start, lambda a, b, part=values[start:end]: part[a:b])
+        reader.add("weight", "x", start, end - start, lambda a, b, part=values[start:end]: part[a:b])
     for start in range(10):
         for count in range(1, 11 - start):
-            assert torch.equal(stitched.read("weight", "x", start, count), values[start : start + count])
+            assert torch.equal(reader.read("weight", "x", start, count), values[start : start + count])
     with pytest.raises(KeyError, match="10 of 11 elements"):
-        stitched.read("weight", "x", 0, 11)
+        reader.read("weight", "x", 0, 11)

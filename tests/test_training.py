@@ -23,7 +23,7 @@ from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.context import Context
 from vitmodel.training.evaluate import evaluate
 from vitmodel.training.loop import DivergedError, log_interval
-from vitmodel.training.probe import LinearProbe, first_shots
+from vitmodel.training.probe import PENALTIES, LinearProbe, first_shots
 from vitmodel.training.run import execute
 from vitmodel.weights.header import WEIGHTS_FILE
 
@@ -164,7 +164,7 @@ import json, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from vitmodel.config import RunConfig
+from vitmodel.config.run import RunConfig
 from vitmodel.training.engine import leave_process_group
 from vitmodel.training.context import Context
 from vitmodel.training.run import execute
@@ -265,6 +265,26 @@ def test_probe_in_closed_form() -> None:
     z = (x - probe.mean) / probe.scale
     direct = torch.linalg.solve(z.T @ z + probe.penalty * len(z) * torch.eye(20), z.T @ (y - y.mean(0)))
     assert torch.allclose(direct, probe.weight_DK, atol=1e-8)
+
+
+def test_the_penalty_of_a_probe_has_the_least_leave_one_out_error() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(24) % 3
+    x = torch.randn(3, 8)[labels].double() + torch.randn(24, 8)
+    probe = LinearProbe(x, labels, 3)
+    z = torch.cat([(x - probe.mean) / probe.scale, torch.ones(24, 1)], dim=1)
+    y = torch.eye(3, dtype=torch.float64)[labels] * 2 - 1
+
+    def error(penalty: float) -> float:
+        ridge = torch.diag(torch.tensor([penalty * 24] * 8 + [0.0], dtype=torch.float64))  # the intercept is free
+        errors = []
+        for left_out in range(24):
+            rest = torch.arange(24) != left_out
+            weights = torch.linalg.solve(z[rest].T @ z[rest] + ridge, z[rest].T @ y[rest])
+            errors.append((z[left_out] @ weights - y[left_out]).square().sum())
+        return float(sum(errors))
+
+    assert probe.penalty == min(PENALTIES, key=error)
 
 
 def test_shots_are_balanced_and_first() -> None:

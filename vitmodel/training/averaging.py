@@ -1,20 +1,21 @@
-"""The exponential moving average of the weights (Polyak and Juditsky 1992), kept where the optimizer keeps its moments.
+"""The exponential moving average of the weights (Polyak and Juditsky 1992), stored in the optimizer's state.
 
-So ZeRO shards the average as it shards the moments, checkpoints hold it, and a resume goes on with it to the last bit: it
-is a further state of each fp32 master. BatchNorm's running statistics are averaged alike; they travel in the first
-parameter group.
+So ZeRO shards the average like Adam's moments, checkpoints contain it, and a resumed run has the same average bit for bit.
+BatchNorm's running statistics are averaged too; their averages are stored in the optimizer's first parameter group.
 
-At step t (from 0) the decay is min(ema, t / (t + 9)), TensorFlow's form of forgetting the start: a short run is not held at
-its first weights.
+At step t (from 0) the decay is min(ema, t / (t + 9)), as in TensorFlow, so that a short run does not average in its
+initial weights.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from vitmodel.training.deepspeed_internals import set_weights_from_optimizer
 
 STATE = "average"  # key in the optimizer's state
 DECAY, STATISTICS = "average_decay", "averaged_statistics"  # keys in its parameter groups
@@ -25,30 +26,30 @@ def decay_at(ema: float, step: int) -> float:
     return min(ema, step / (step + 9))
 
 
-def keep_average(optimizer: torch.optim.Optimizer) -> None:
-    """From now on every step of this optimizer moves the average of its parameters, by the decay of their group."""
+def add_average(optimizer: torch.optim.Optimizer) -> None:
+    """Make every step of this optimizer update the average of its parameters, with the decay of their group."""
     for group in optimizer.param_groups:
         group[DECAY] = 0.0
     optimizer.param_groups[0][STATISTICS] = {}
-    optimizer.register_step_post_hook(_move)
+    optimizer.register_step_post_hook(_update_averages)
 
 
 def set_decay(engine: Any, decay: float) -> None:
-    """The decay of the next step."""
+    """Set the decay of the next step."""
     for group in engine.optimizer.param_groups:
         group[DECAY] = decay
 
 
 @torch.no_grad()
-def average_statistics(engine: Any, decay: float) -> None:
-    """Move the averages of the running statistics; once a step, after it."""
+def update_statistics(engine: Any, decay: float) -> None:
+    """Update the averages of the running statistics; call once after each step."""
     averages: dict[str, Tensor] = engine.optimizer.param_groups[0][STATISTICS]
     for name, value in _statistics(engine.module).items():
         averages[name] = torch.lerp(value, averages[name].to(value), decay) if decay else value.clone()
 
 
 def averaged_statistics(engine: Any) -> dict[str, Tensor]:
-    """The averages of the running statistics, live, for a checkpoint to hold and to fill; none where nothing is averaged."""
+    """The live averages of the running statistics, for a checkpoint to save and load; empty if nothing is averaged."""
     averages: dict[str, Tensor] | None = engine.optimizer.param_groups[0].get(STATISTICS)
     if averages is None:
         return {}
@@ -59,7 +60,7 @@ def averaged_statistics(engine: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def synchronise_averages(engine: Any) -> None:
-    """The mean of the workers' averaged statistics, on every worker: wherever the statistics themselves are synchronised."""
+    """Average the averaged statistics over all workers. Collective; call wherever the statistics are synchronised."""
     averages: dict[str, Tensor] = engine.optimizer.param_groups[0].get(STATISTICS, {})
     if not averages or dist.get_world_size() == 1:
         return
@@ -72,28 +73,19 @@ def synchronise_averages(engine: Any) -> None:
 
 @torch.no_grad()
 def use_average(engine: Any) -> None:
-    """Put the averaged weights and statistics in the place of the trained ones, for good. Collective."""
-    from deepspeed.runtime.zero import GatheredParameters
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    for master, state in engine.basic_optimizer.state.items():  # this worker's flat parts, or the parameters themselves
-        master.data.copy_(state[STATE])
-    stage = engine.zero_optimization_stage()
-    for parameter in engine.module.parameters() if stage else ():  # what the forward pass works with
-        value = cast(Tensor, safe_get_full_fp32_param(parameter))
-        with GatheredParameters([parameter], modifier_rank=0, enabled=stage == 3):
-            parameter.data.copy_(value.view(parameter.shape))
+    """Replace the trained weights and statistics by their averages. Collective; cannot be undone."""
+    set_weights_from_optimizer(engine, STATE)
     for name, value in _statistics(engine.module).items():
         value.copy_(engine.optimizer.param_groups[0][STATISTICS][name])
 
 
 def _statistics(module: nn.Module) -> dict[str, Tensor]:
-    """BatchNorm's running statistics: the module's own tensors."""
+    """BatchNorm's running statistics, live."""
     return {name: value for name, value in module.named_buffers() if value.is_floating_point()}
 
 
 @torch.no_grad()
-def _move(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def _update_averages(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]

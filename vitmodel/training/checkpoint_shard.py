@@ -1,7 +1,7 @@
-"""One worker's part of a checkpoint as a safetensors file, written and hashed in one pass that lets other threads run.
+"""One worker's shard of a checkpoint: a safetensors file, written and hashed in one pass that lets other threads run.
 
-The library's own writer holds the interpreter for as long as it writes, and a checksum would read everything again.
-Files are read with the library.
+safetensors' own writer holds the interpreter lock while it writes, and a checksum would read the file again. Shards are
+read with safetensors.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ DTYPES = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str | int]:
-    """Write contiguous CPU tensors and wait until they are on the disk; returns the file's sha256 and bytes. Raises OSError."""
+    """Write contiguous CPU tensors and flush them to disk; returns the file's sha256 and bytes. Raises OSError."""
     digest, size = hashlib.sha256(), 0
     with atomic_path(path) as partial, partial.open("wb", buffering=0) as file:
         for chunk in _chunks(tensors):
             digest.update(chunk)
             view = chunk
-            while view:  # a raw write may be a short one
+            while view:  # a raw write may write less than it is given
                 view = view[file.write(view) :]
             size += len(chunk)
     return {"sha256": digest.hexdigest(), "bytes": size}
 
 
-def is_whole(path: Path, facts: Mapping[str, str | int]) -> bool:
-    """Whether a file is as it was when it was written."""
+def is_intact(path: Path, facts: Mapping[str, str | int]) -> bool:
+    """Whether a file has the size and the checksum that `write_tensors` returned."""
     if not path.is_file() or path.stat().st_size != facts["bytes"]:
         return False
     with path.open("rb") as file:

@@ -12,12 +12,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitmodel.config.recipe import Recipe
-from vitmodel.training.averaging import keep_average
-from vitmodel.training.lean import make_lean
+from vitmodel.training.averaging import add_average
+from vitmodel.training.deepspeed_internals import disable_shared_memory_op, skip_needless_work
 
 LARGEST_BUCKET = 500_000_000  # elements; DeepSpeed's own default
-UNDECAYED = ("pos_embed", "cls_token", "mask_token")
-_LAYERED = re.compile(r"(?:encoder\.)?(?:blocks\.(?P<block>\d+)\.|patch_embed\.|pos_embed$|cls_token$)")
+NO_WEIGHT_DECAY = ("pos_embed", "cls_token", "mask_token")
+_LAYER_NAMES = re.compile(r"(?:encoder\.)?(?:blocks\.(?P<block>\d+)\.|patch_embed\.|pos_embed$|cls_token$)")
 
 
 def device() -> torch.device:
@@ -26,23 +26,22 @@ def device() -> torch.device:
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed, quiet, and without its just-in-time compilation on a CPU (nothing here may need a compiler)."""
+    """Import DeepSpeed with its logging reduced to errors, and on a CPU without just-in-time compilation."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
-    import deepspeed.ops
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
     if not torch.cuda.is_available():
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        disable_shared_memory_op()
     return deepspeed
 
 
 def ensure_process_group() -> tuple[int, int]:
-    """(rank, world size); starts a group from torchrun's environment, or of this process alone, where none runs yet."""
-    if torch.cuda.is_available():  # Ray Train and torchrun show every worker all of its node's GPUs
+    """(rank, world size). If there is no process group, starts one from torchrun's environment, or for this process alone."""
+    if torch.cuda.is_available():  # with Ray Train and torchrun every worker sees all GPUs of its node
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
         alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
@@ -53,7 +52,7 @@ def ensure_process_group() -> tuple[int, int]:
 
 
 def leave_process_group() -> None:
-    """The end of a program that trains by itself (torchrun): all workers leave together. Without it one may abort at exit."""
+    """End the process group of a program under torchrun; without this a worker may abort at exit. Collective."""
     dist.barrier()
     dist.destroy_process_group()
 
@@ -66,16 +65,17 @@ def resolve_precision(recipe: Recipe) -> str:
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Decay on matrices and kernels only: never on biases, norms, class and mask tokens or position embeddings.
+    """The optimizer of a recipe. Weight decay applies to matrices and kernels only, never to biases, norms, class and mask
+    tokens or position embeddings.
 
-    Each group has the scale of its learning rate: 1, or with layer decay the deeper the smaller.
+    Each parameter group has `lr_scale`, its share of the learning rate: 1, or with layer decay less for deeper layers.
     """
     named = dict(module.named_parameters())
     scales = layer_scales(list(named), recipe.layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named.items():
-        is_free = parameter.ndim <= 1 or name.rpartition(".")[2] in UNDECAYED
-        groups.setdefault((scales[name], 0.0 if is_free else recipe.weight_decay), []).append(parameter)
+        is_undecayed = parameter.ndim <= 1 or name.rpartition(".")[2] in NO_WEIGHT_DECAY
+        groups.setdefault((scales[name], 0.0 if is_undecayed else recipe.weight_decay), []).append(parameter)
     settings = [
         {"params": groups[scale, decay], "weight_decay": decay, "lr_scale": scale}
         for scale, decay in sorted(groups, reverse=True)
@@ -86,17 +86,17 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def layer_scales(names: list[str], decay: float) -> dict[str, float]:
-    """Share of the learning rate that each parameter of an encoder has: decay^(layers above it) (Bao et al. 2022, BEiT).
+    """Each parameter's share of the learning rate: decay^(layers above it) (Bao et al. 2022, BEiT).
 
-    Embeddings are layer 0, block i is layer i + 1; a head, or what an objective adds, is the last and has a share of 1.
+    Embeddings are layer 0 and block i is layer i + 1. The head, and what an objective adds, is the last, with a share of 1.
     """
-    layers = {name: int(match["block"] or -1) + 1 for name in names if (match := _LAYERED.match(name))}
+    layers = {name: int(match["block"] or -1) + 1 for name in names if (match := _LAYER_NAMES.match(name))}
     last = max(layers.values(), default=0) + 1
     return {name: decay ** (last - layers.get(name, last)) for name in names}
 
 
 def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers: int, zero_stage: int) -> Any:
-    """The DeepSpeed engine whose accumulated step is exactly the recipe's global batch."""
+    """A DeepSpeed engine whose step, over all micro-batches and workers, is exactly the recipe's global batch."""
     if recipe.batch_size % (micro_batch * workers):
         raise ValueError(f"micro-batch {micro_batch} x {workers} workers does not divide batch {recipe.batch_size}")
     half = resolve_precision(recipe) == "bf16"
@@ -104,7 +104,7 @@ def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers:
         "train_batch_size": recipe.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_clipping": recipe.grad_clip,
-        "zero_optimization": zero_settings(module, max(zero_stage, int(half))),  # bf16 at stage 0 hides its fp32 masters
+        "zero_optimization": zero_settings(module, max(zero_stage, int(half))),  # bf16 has no fp32 masters at stage 0
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": half},
         "steps_per_print": 10**9,
@@ -113,31 +113,20 @@ def make_engine(module: nn.Module, recipe: Recipe, *, micro_batch: int, workers:
     module = module.to(device())
     optimizer = make_optimizer(module, recipe)
     if recipe.ema:
-        keep_average(optimizer)
+        add_average(optimizer)
     engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
-    if workers == 1 and engine.zero_optimization_stage() == 0:
-        engine.enable_backward_allreduce = False  # gradients would be copied out and in again to be shared with nobody
-    if engine.zero_optimization_stage() in (1, 2):
-        make_lean(engine.optimizer, workers)
+    skip_needless_work(engine, workers)
     return engine
-
-
-def end_engine(engine: Any) -> None:
-    """DeepSpeed's clean-up, once. It would do it again when the engine's memory is collected, be that within an import: it
-    imports, and Python 3.11 fails where one import begins at such a point of another.
-    """
-    engine.destroy()
-    engine.destroy = lambda: None
 
 
 def zero_settings(module: nn.Module, stage: int) -> dict[str, Any]:
     """DeepSpeed's `zero_optimization` for this module. Chosen by bench/deepspeed_overhead.py.
 
-    Buckets no larger than the model: DeepSpeed takes their memory anew at every step. On a CPU gradients stay where
-    they are; copying them together is against the fragmentation of a GPU's memory.
+    Buckets are no larger than the model, because DeepSpeed allocates them at every step. On a CPU gradients are not copied
+    into contiguous memory, which only helps against fragmentation of GPU memory.
     """
     elements = sum(parameter.numel() for parameter in module.parameters())
-    bucket = min(LARGEST_BUCKET, elements + elements % 2)  # DeepSpeed refuses an odd one
+    bucket = min(LARGEST_BUCKET, elements + elements % 2)  # DeepSpeed requires an even number
     settings: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if stage in (1, 2) and device().type == "cpu":
         settings["contiguous_gradients"] = False
@@ -145,13 +134,13 @@ def zero_settings(module: nn.Module, stage: int) -> dict[str, Any]:
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
-    """The learning rate of the next step, for all parameters, each group's by its scale."""
+    """Set the learning rate of the next step, scaled for each parameter group."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def full_weights(engine: Any) -> dict[str, Tensor]:
-    """All weights in fp32 on the CPU, gathered from wherever ZeRO keeps them. Collective: every worker calls it."""
+    """All weights in fp32 on the CPU, gathered from all workers. Collective."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     sharded = engine.zero_optimization_stage() > 0

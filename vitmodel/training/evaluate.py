@@ -1,4 +1,4 @@
-"""Evaluation on a whole split: batches are padded and masked, every sample counts once, on any number of workers."""
+"""Evaluation on a whole split: batches are padded and masked, so that every sample counts once on any number of workers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vitmodel.data.order import Batch, Ints
 from vitmodel.data.reader import Dataset
 from vitmodel.training.engine import device
 
-REAL_HITS, REAL_IMAGES = "eval/real_hits", "eval/real_images"  # parts of the split; their ratio is eval/real_top1
+REAL_HITS, REAL_IMAGES = "eval/real_hits", "eval/real_images"  # means over the split; their ratio is eval/real_top1
 
 Forward = Callable[[Tensor], Tensor]
 Scores = Callable[[Tensor, Tensor, np.ndarray], dict[str, Tensor]]  # images, labels, samples to (B,) by metric
 
 
 def evaluate(forward: Forward, dataset: Dataset, *, batch_size: int, worker: int = 0, workers: int = 1) -> dict[str, float]:
-    """A classifier's mean loss, top-1 and the number of samples, the same on every worker. Collective."""
+    """A classifier's mean loss, top-1 accuracy and number of samples, the same on every worker. Collective."""
     return mean_scores(
         lambda images, labels, _: classification_scores(forward(images), labels),
         dataset,
@@ -35,8 +35,9 @@ def evaluate(forward: Forward, dataset: Dataset, *, batch_size: int, worker: int
 def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Cross-entropy of each sample, and whether its label has the largest logit.
 
-    Labels are (B,), or (B, 1 + most) where several answers are right: the label, then the set of them, filled up with -1.
-    Then also whether the prediction is in the set (Beyer et al. 2020, "ReaL"), and whether there is one.
+    Labels are (B,), or (B, 1 + N) for a dataset with several correct labels per image: the label, then up to N correct
+    labels, padded with -1. Then the scores include whether the prediction is among them (Beyer et al. 2020, "ReaL"), and
+    whether the image has any.
     """
     label, sets = (labels, None) if labels.ndim == 1 else (labels[:, 0], labels[:, 1:])
     predicted = logits.argmax(dim=1)
@@ -56,28 +57,28 @@ def mean_scores(scores: Scores, dataset: Dataset, *, batch_size: int, worker: in
     for start, loaded in zip(starts, ahead, strict=True):
         numbers = np.arange(start, start + batch_size)
         places = np.minimum(numbers, last)
-        mask = torch.from_numpy(loaded.batch.samples == numbers).to(device())  # neither padding nor a stand-in
-        labels = torch.from_numpy(_answers(dataset, loaded.labels, places)).to(device())
-        found = {**scores(normalise(loaded.images, device()), labels, places), "eval/samples": torch.ones_like(mask)}
-        for name, values in found.items():
+        mask = torch.from_numpy(loaded.batch.samples == numbers).to(device())  # no padding, no replacements
+        labels = torch.from_numpy(_with_label_sets(dataset, loaded.labels, places)).to(device())
+        batch_scores = {**scores(normalise(loaded.images, device()), labels, places), "eval/samples": torch.ones_like(mask)}
+        for name, values in batch_scores.items():
             sums[name] = sums.get(name, 0) + (values * mask).sum().double()
     totals = torch.stack(list(sums.values()))
     if workers > 1:
         dist.all_reduce(totals)
     means = dict(zip(sums, totals.tolist(), strict=True))
     count = means.pop("eval/samples")
-    scores_of_all = {name: total / count for name, total in means.items()}
-    if REAL_IMAGES in scores_of_all:  # images without a right answer do not count
-        scores_of_all["eval/real_top1"] = scores_of_all.pop(REAL_HITS) / scores_of_all.pop(REAL_IMAGES)
-    return {**scores_of_all, "eval/samples": count}
+    result = {name: total / count for name, total in means.items()}
+    if REAL_IMAGES in result:  # images without a correct label do not count
+        result["eval/real_top1"] = result.pop(REAL_HITS) / result.pop(REAL_IMAGES)
+    return {**result, "eval/samples": count}
 
 
 def _batch(samples: Ints) -> Batch:
     return Batch(samples, np.zeros_like(samples))
 
 
-def _answers(dataset: Dataset, labels: Ints, places: Ints) -> Ints:
-    """Labels, beside each its set of right answers where the dataset has them."""
+def _with_label_sets(dataset: Dataset, labels: Ints, places: Ints) -> Ints:
+    """Labels, each followed by its set of correct labels if the dataset has them."""
     if dataset.label_sets is None:
         return labels
     return np.column_stack([labels, dataset.label_sets[places]])
@@ -87,11 +88,11 @@ def _answers(dataset: Dataset, labels: Ints, places: Ints) -> Ints:
 def features(forward: Forward, dataset: Dataset, samples: Ints, *, batch_size: int) -> tuple[Tensor, Tensor]:
     """Representations of the given samples, fp32 on the CPU: (samples, D), and their classes (samples,).
 
-    Where an image stands in for a bad one, its class does, too.
+    Where an image replaces a bad one, the class is that of the replacement.
     """
-    found, labels = [], []
+    representations, labels = [], []
     parts = (_batch(samples[start : start + batch_size]) for start in range(0, len(samples), batch_size))
     for loaded in dataset.batches(parts):
-        found.append(forward(normalise(loaded.images, device())).float().cpu())
+        representations.append(forward(normalise(loaded.images, device())).float().cpu())
         labels.append(torch.from_numpy(loaded.labels))
-    return torch.cat(found), torch.cat(labels)
+    return torch.cat(representations), torch.cat(labels)

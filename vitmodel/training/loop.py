@@ -1,7 +1,7 @@
-"""THE training loop: `train` calls `train_step` calls `forward_backward`.
+"""The training loop: `train` calls `train_step` calls `forward_backward`.
 
-It takes an engine, the data's order, a hook `report(metrics)` and a `Control` that saves and stops, and knows nothing of
-who called it. Losses stay on the device and are fetched only where the workers meet.
+It takes an engine, the order of the data, a `report(metrics)` callback and a `Coordinator` that saves and stops, and does
+not depend on its caller. Losses stay on the device and are fetched only where the workers synchronise.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from vitmodel.config.schedule import learning_rate
 from vitmodel.data.augment import normalise
 from vitmodel.data.mixing import Targets
 from vitmodel.data.order import Batch, hash_uint64
-from vitmodel.data.prepare import mix_of, prepare
-from vitmodel.data.reader import Dataset, Loaded
+from vitmodel.data.preprocess import mix_of, preprocess
+from vitmodel.data.reader import Dataset, LoadedBatch
 from vitmodel.models.cnn import synchronise_statistics
-from vitmodel.training.averaging import average_statistics, decay_at, set_decay, synchronise_averages
-from vitmodel.training.control import Control
+from vitmodel.training.averaging import decay_at, set_decay, synchronise_averages, update_statistics
+from vitmodel.training.coordination import Coordinator
+from vitmodel.training.deepspeed_internals import gradient_norm
 from vitmodel.training.engine import device, set_learning_rate
 from vitmodel.training.objectives import Objective
 
@@ -38,7 +39,7 @@ Metrics = dict[str, float]
 
 
 class DivergedError(Exception):
-    """The loss or the norm of the gradients is no longer a number."""
+    """The loss or the norm of the gradients is no longer finite."""
 
     def __init__(self, step: int, last_finite: float | None) -> None:
         self.step, self.last_finite = step, last_finite
@@ -47,7 +48,7 @@ class DivergedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What one training consists of."""
+    """The parts and parameters of one training."""
 
     recipe: Recipe
     seed: int
@@ -63,16 +64,22 @@ class TrainJob:
 
 
 def log_interval(steps: int) -> int:
-    """Steps between two log entries: a function of the run's length alone, so that curves do not depend on resumes."""
+    """Steps between two log entries: depends on the run's length only, so that curves do not depend on resumes."""
     return max(1, min(MAX_LOG_STEPS, steps // LOGS_PER_RUN))
 
 
 def train(
-    job: TrainJob, engine: Any, control: Control, *, start_step: int, losses: Sequence[float], report: Callable[[Metrics], None]
+    job: TrainJob,
+    engine: Any,
+    coordinator: Coordinator,
+    *,
+    start_step: int,
+    losses: Sequence[float],
+    report: Callable[[Metrics], None],
 ) -> None:
-    """Train from `start_step`, `losses` being those since the last log entry before it, to the end.
+    """Train from `start_step` to the end. `losses` are those of the steps since the last log entry before `start_step`.
 
-    Raises DivergedError, StoppedError, CheckpointError: each on all workers at the same step.
+    Raises DivergedError, StoppedError, SupersededError or CheckpointError, on all workers at the same step.
     """
     engine.train()
     interval = log_interval(job.steps)
@@ -85,7 +92,7 @@ def train(
         recent.append(train_step(job, engine, loaded, step))
         done, is_last = step + 1, step + 1 == job.steps
         is_log = is_last or done % interval == 0
-        if not control.is_due(done) and not is_log:
+        if not coordinator.is_due(done) and not is_log:
             continue
         means += _means_over_workers(recent, job.workers)
         recent.clear()
@@ -105,14 +112,14 @@ def train(
             means.clear()
             synchronise_averages(engine)
             synchronise_statistics(engine.module)
-        control.meet(done, means, is_last=is_last)
+        coordinator.synchronise(done, means, is_last=is_last)
         if is_log:
             since, since_step = time.perf_counter(), done
 
 
-def train_step(job: TrainJob, engine: Any, loaded: Loaded, step: int) -> Tensor:
+def train_step(job: TrainJob, engine: Any, loaded: LoadedBatch, step: int) -> Tensor:
     """One optimizer step over this worker's share of the global batch. Returns its mean loss, on the device."""
-    if job.recipe.dropout or job.recipe.stochastic_depth:  # a function of the step, so that a resumed run drops the same units
+    if job.recipe.dropout or job.recipe.stochastic_depth:  # a function of the step: a resumed run drops the same
         torch.manual_seed(int(hash_uint64(job.seed, step, job.worker) >> 1))
     share = len(loaded.labels)
     loss_sum = torch.zeros((), device=device())
@@ -123,20 +130,19 @@ def train_step(job: TrainJob, engine: Any, loaded: Loaded, step: int) -> Tensor:
     for start in range(0, share, job.micro_batch):
         places = np.arange(start, start + job.micro_batch)
         batch = Batch(loaded.batch.samples[places], loaded.batch.epochs[places])
-        images, targets = prepare(loaded, places, mix, job.recipe, seed=job.seed, device=device())
+        images, targets = preprocess(loaded, places, mix, job.recipe, seed=job.seed, device=device())
         loss_sum += forward_backward(job, engine, images, targets, batch)
         engine.step()
     if job.recipe.ema:
-        average_statistics(engine, decay)
-    norm = engine.get_global_grad_norm()  # None where nothing needs it: then a bad gradient shows in the next step's loss
-    if norm is not None:  # DeepSpeed says -1 or infinity for one that is no number, and may leave the step out silently
-        norm = torch.as_tensor(norm, device=loss_sum.device)
-        loss_sum = torch.where((norm >= 0) & (norm < math.inf), loss_sum, math.nan)
+        update_statistics(engine, decay)
+    norm = gradient_norm(engine, loss_sum.device)
+    if norm is not None:  # otherwise a gradient that is not finite shows in the next step's loss
+        loss_sum = torch.where(norm.isnan(), math.nan, loss_sum)
     return loss_sum * job.micro_batch / share
 
 
 def forward_backward(job: TrainJob, engine: Any, images: Tensor, targets: Targets, batch: Batch) -> Tensor:
-    """Loss and gradients of one micro-batch. The loss is the one that is minimised: with smoothed and mixed labels."""
+    """Loss and gradients of one micro-batch. The loss is the minimised one, with smoothed and mixed labels."""
     loss = job.objective.loss(engine, images, targets, batch)
     engine.backward(loss)
     return loss.detach()
@@ -157,7 +163,7 @@ def _means_over_workers(losses: list[Tensor], workers: int) -> list[float]:
 
 
 def _check_finite(means: list[float], done: int, last_loss: float | None) -> float | None:
-    """The last of the losses of the steps up to `done`. Raises DivergedError at the first that is no number."""
+    """The last loss of the steps up to `done`. Raises DivergedError at the first that is not finite."""
     for step, loss in enumerate(means, done - len(means) + 1):
         if not math.isfinite(loss):
             raise DivergedError(step, last_loss)
@@ -167,7 +173,7 @@ def _check_finite(means: list[float], done: int, last_loss: float | None) -> flo
 
 @torch.no_grad()
 def fixed_batch_loss(job: TrainJob, engine: Any) -> float:
-    """The loss on the training split's first images: the same for equal weights, whatever the workers. Collective."""
+    """The loss on the first training images: equal for equal weights on any number of workers. Collective."""
     samples = np.arange(min(FIXED_IMAGES, job.dataset.size))
     loaded = job.dataset.load(Batch(samples, np.zeros_like(samples)))
     images, labels = normalise(loaded.images, device()), torch.from_numpy(loaded.labels).to(device())

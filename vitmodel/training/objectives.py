@@ -1,6 +1,6 @@
-"""What a training minimises: the loss of a micro-batch, and what a sample scores on a held-out split.
+"""Training objectives: the loss of a micro-batch, and the scores of samples of a held-out split.
 
-The loop knows this interface and no more; which one a run has follows from its configuration (`make_objective`).
+The training loop depends on the `Objective` interface only; `make_objective` chooses one by the run's configuration.
 Shapes: B batch, T patches.
 """
 
@@ -24,18 +24,18 @@ from vitmodel.training.evaluate import classification_scores
 
 
 class Objective(Protocol):
-    """A loss, and the scores of an evaluation."""
+    """A training loss and evaluation scores."""
 
     def loss(self, engine: Any, images: Tensor, targets: Targets, batch: Batch) -> Tensor:
         """The mean loss of a micro-batch of normalised images in fp32."""
 
     def scores(self, engine: Any, images: Tensor, labels: Tensor, samples: np.ndarray) -> dict[str, Tensor]:
-        """By metric, each sample's value (B,); the metric is their mean over a split."""
+        """Each sample's value (B,) by metric; the metric is the mean over a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """Cross-entropy with the labels, mixed as the images are."""
+    """Cross-entropy with the labels, which are mixed like the images."""
 
     label_smoothing: float
 
@@ -49,7 +49,7 @@ class Classification:
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """The loss of a module that hides patches and predicts them (models/masked.py). It has a loss and no top-1."""
+    """The loss of a module that masks patches and predicts them (models/masked.py). It has no top-1 accuracy."""
 
     seed: int
     patches: int
@@ -59,17 +59,17 @@ class Reconstruction:
         return engine(images, order_BT).mean()
 
     def scores(self, engine: Any, images: Tensor, labels: Tensor, samples: np.ndarray) -> dict[str, Tensor]:
-        """Every sample under one mask, that of epoch 0, so that evaluations can be compared."""
+        """Every sample with its mask of epoch 0, so that evaluations are comparable."""
         order = patch_order(Batch(samples, np.zeros_like(samples)), self.seed, self.patches)
         return {"eval/loss": engine(images, torch.from_numpy(order).to(images.device))}
 
 
 def make_objective(config: RunConfig) -> Objective:
-    """What this run minimises."""
+    """The objective of a run."""
     assert config.recipe is not None
     if isinstance(config.objective, Supervised):
         return Classification(label_smoothing=config.recipe.label_smoothing)
-    assert isinstance(config.model, ViTConfig | HybridConfig), "check_objective lets nothing else pass"
+    assert isinstance(config.model, ViTConfig | HybridConfig), "check_objective refuses other models"
     return Reconstruction(seed=config.seed, patches=patch_grid(config.model, config.image_size) ** 2)
 
 

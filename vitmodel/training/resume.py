@@ -1,4 +1,4 @@
-"""Where a training goes on: the newest whole checkpoint, whose weights must give the loss that it was written with."""
+"""Resumes a training from its newest intact checkpoint, and verifies the loss that was saved with it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vitmodel.training.context import CHECKPOINTS, Context
 from vitmodel.training.engine import device, resolve_precision
 from vitmodel.training.loop import TrainJob, fixed_batch_loss
 
-MISMATCH = {"fp32": 1e-4, "bf16": 1e-2}  # by how much the loss on the fixed batch may differ: other hardware rounds otherwise
+LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}  # of the loss on the fixed batch: rounding depends on the hardware
 
 
 class CheckpointMismatchError(Exception):
-    """A checkpoint whose checksums are met does not give the loss that it was written with."""
+    """The checksums of a checkpoint match, but its weights do not reproduce the loss that was saved with it."""
 
 
 def resume(job: TrainJob, engine: Any, context: Context) -> tuple[int, list[float]]:
-    """(step, losses since the last log entry) of the newest whole checkpoint, (0, []) without one. Collective.
+    """(step, losses since the last log entry) of the newest intact checkpoint, (0, []) without one. Collective.
 
-    Raises CheckpointMismatchError where the weights that were read do not give the loss that was written.
+    Raises CheckpointMismatchError if the loaded weights do not reproduce the saved loss.
     """
     manifest = load_newest(
         engine, averaged_statistics(engine), context.folder / CHECKPOINTS, worker=job.worker, workers=job.workers
@@ -31,12 +31,14 @@ def resume(job: TrainJob, engine: Any, context: Context) -> tuple[int, list[floa
     if manifest is None:
         context.on_start(None)
         return 0, []
-    written = manifest["fixed_batch_loss"]
-    difference = torch.tensor(abs(fixed_batch_loss(job, engine) - written), dtype=torch.float64, device=device())
+    saved = manifest["fixed_batch_loss"]
+    difference = torch.tensor(abs(fixed_batch_loss(job, engine) - saved), dtype=torch.float64, device=device())
     if job.workers > 1:
         dist.all_reduce(difference, op=dist.ReduceOp.MAX)
-    allowed = MISMATCH[resolve_precision(job.recipe)] * max(1.0, abs(written))
+    allowed = LOSS_TOLERANCE[resolve_precision(job.recipe)] * max(1.0, abs(saved))
     if not difference <= allowed:
-        raise CheckpointMismatchError(f"checkpoint-mismatch: fixed-batch loss off by {float(difference):.3g} from {written}")
+        raise CheckpointMismatchError(
+            f"checkpoint-mismatch: fixed-batch loss differs by {float(difference):.3g} from the saved {saved}"
+        )
     context.on_start(manifest)
     return manifest["step"], manifest["losses"]
