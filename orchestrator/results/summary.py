@@ -14,6 +14,9 @@ import pandas as pd
 
 FAMILY_NAMES = {"vit": "ViT", "resnet": "ResNet", "hybrid": "Hybrid", "cnn": "CNN"}
 TIE_MARGIN = 0.005  # families whose errors differ by less than half a percentage point are tied
+SAME_BUDGET = (
+    0.01  # relative difference of equal budgets (FLOPs, epochs): a run of whole steps misses its budget by up to a step
+)
 FLOPS_UNITS = {1e18: "exa", 1e15: "peta", 1e12: "tera", 1e9: "giga", 1e6: "mega"}
 
 
@@ -71,11 +74,16 @@ def tasks(frame: pd.DataFrame, phase: str) -> list[str]:
     return list(dict.fromkeys(frame.loc[frame["phase"] == phase, "task"]))
 
 
+def is_budget(values: pd.Series, budget: float | pd.Series) -> np.ndarray:
+    """Whether each number of FLOPs, epochs or shots equals the budget, apart from the rounding to whole steps."""
+    return np.isclose(values.astype("float64"), budget, rtol=SAME_BUDGET, atol=0)
+
+
 def longest(rows: pd.DataFrame) -> pd.DataFrame:
     """The longest pretraining of each variant and dataset size, with or without a result."""
     flops = rows["pretrain_flops"].fillna(0.0)  # may be missing in imported rows
     most = flops.groupby([rows["family"], rows["variant"], rows["dataset_size"]]).transform("max")
-    return rows[flops == most]
+    return rows[is_budget(flops, most)]
 
 
 def finetune_length(rows: pd.DataFrame) -> str:
@@ -104,7 +112,7 @@ def _children(frame: pd.DataFrame, phase: str, task: str | None, axis: str, valu
     rows = frame[(frame["phase"] == phase) & (frame["task"] == (task or (names[0] if names else "")))]
     if value is None and rows[axis].isna().all():  # may be missing in imported rows
         return rows
-    return rows[rows[axis] == (rows[axis].max() if value is None else value)]
+    return rows[is_budget(rows[axis], float(rows[axis].max()) if value is None else value)]
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:
@@ -149,7 +157,7 @@ def leaders(ranking: list[FamilyBest]) -> list[str]:
     return [
         family_name(best.family)
         for best, overlaps in zip(ranking, overlap, strict=True)
-        if best is first or overlaps or best.mean - first.mean < TIE_MARGIN
+        if best is first or overlaps or best.mean - first.mean < TIE_MARGIN * (1 - 1e-9)
     ]
 
 
@@ -160,12 +168,12 @@ def common_flops(points: pd.DataFrame) -> tuple[float, float] | None:
         return None
     ranges = done.groupby("family")["pretrain_flops"].agg(["min", "max"])
     low, high = float(ranges["min"].max()), float(ranges["max"].min())
-    return (low, high) if low <= high else None
+    return (low, high) if low <= high * (1 + SAME_BUDGET) else None
 
 
 def up_to_flops(points: pd.DataFrame, flops: float) -> pd.DataFrame:
     """The points with at most this many pretraining FLOPs."""
-    return points[points["pretrain_flops"] <= flops * (1 + 1e-9)]
+    return points[points["pretrain_flops"] <= flops * (1 + SAME_BUDGET)]
 
 
 def and_list(names: list[str]) -> str:
@@ -185,11 +193,11 @@ def headline(points: pd.DataFrame, x: str, where: Callable[[float], str]) -> str
     values = sorted(points[x].unique())
     if points["mean"].isna().all():
         return "No result yet"
-    ends = [best_by_family(points[points[x] == value]) for value in (values[0], values[-1])]
+    ends = [best_by_family(points[is_budget(points[x], float(value))]) for value in (values[0], values[-1])]
     if points["family"].nunique() == 1:
         return _single_family(points, ends, [where(values[0]), where(values[-1])])
     first, last = (leaders(end) if len(end) > 1 else [] for end in ends)
-    if len(values) == 1:
+    if is_budget(points[x], float(values[-1])).all():
         return _capitalised(leaders_text(last, where(values[0])))
     if first == last and first:
         return leaders_text(first, f"{where(values[0])} and {where(values[-1])}")
