@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from orchestrator.laws.points import LawError
-from orchestrator.laws.tolerance import ROUNDING, SAME_BUDGET, count_distinct, group_numbers
+from orchestrator.laws.tolerance import ROUNDING, count_distinct, group_numbers
 
 MIN_SIZES = 3  # of an IsoFLOP curve
+SAME_COMPUTE = 0.01  # relative difference of equal budgets: a run of whole steps misses its budget by up to a step
 FLAT_CURVATURE = 1e-9  # change of log error over half the range of sizes; a smaller one is rounding
 
 
@@ -65,7 +66,7 @@ def isoflop(compute: ArrayLike, size: ArrayLike, error: ArrayLike) -> IsoFlop:
     c, n, y = (np.asarray(values, dtype=float) for values in (compute, size, error))
     if not ((c > 0).all() and (n > 0).all() and (y > 0).all()):
         raise LawError("compute, size or error is not positive", reason="not positive", allowed="numbers above 0")
-    budgets = group_numbers(c, SAME_BUDGET)
+    budgets = group_numbers(c, SAME_COMPUTE)
     groups = [budgets == number for number in np.unique(budgets)]
     minima = {float(np.median(c[group])): isoflop_minimum(n[group], y[group]) for group in groups}
     interior = [(value, minimum.size) for value, minimum in minima.items() if minimum.state == "interior"]

@@ -6,9 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ROUNDING = 1e-5  # relative difference of the same number, computed or written in two ways
-SAME_BUDGET = (
-    0.01  # relative difference of equal budgets (FLOPs, epochs): a run of whole steps misses its budget by up to a step
-)
 
 
 def group_numbers(values: ArrayLike, relative: float = ROUNDING) -> NDArray[np.int64]:

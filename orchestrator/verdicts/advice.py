@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.laws.tolerance import SAME_BUDGET
 from orchestrator.plan.axes import GridPoint, recipes_at
 from orchestrator.plan.datasets import look_up_datasets
 from orchestrator.plan.make import cells_at
 from orchestrator.plan.runs import Cell
 from orchestrator.plan.runs import Run as PlannedRun
+from orchestrator.results.summary import SAME_BUDGET
 from orchestrator.spec.claims import Target
 from orchestrator.spec.study import StudyFile, resolve_size
 from orchestrator.store.layout import Store

@@ -8,7 +8,8 @@ import numpy as np
 
 from orchestrator import laws
 from orchestrator.laws import LawError
-from orchestrator.laws.tolerance import SAME_BUDGET, count_distinct
+from orchestrator.laws.tolerance import count_distinct
+from orchestrator.results.summary import SAME_BUDGET
 from orchestrator.verdicts.answers import Axis, Curve, CurvePoint
 from orchestrator.verdicts.evidence import Evidence
 

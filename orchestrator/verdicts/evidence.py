@@ -15,7 +15,8 @@ import pandas as pd
 from scipy.stats import norm, t
 
 from orchestrator import laws
-from orchestrator.laws.tolerance import SAME_BUDGET, snap
+from orchestrator.laws.tolerance import snap
+from orchestrator.results.summary import SAME_BUDGET
 from orchestrator.spec.claims import Claims
 from orchestrator.verdicts.answers import CurvePoint, View
 from orchestrator.verdicts.views import rows_with_pretraining

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from orchestrator.laws.tolerance import SAME_BUDGET, snap
+from orchestrator.laws.tolerance import snap
 from orchestrator.results import summary
-from orchestrator.results.summary import family_name
+from orchestrator.results.summary import SAME_BUDGET, family_name
 from orchestrator.verdicts.answers import Verdict
 from orchestrator.verdicts.differences import Gap, higher_or_lower
 from orchestrator.verdicts.evidence import Evidence, with_test_noise

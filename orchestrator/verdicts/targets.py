@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from orchestrator.laws.tolerance import SAME_BUDGET
 from orchestrator.results.import_table import CLASSES, RESOLUTION
+from orchestrator.results.summary import SAME_BUDGET
 from orchestrator.spec.claims import Target
 from orchestrator.spec.schema import ExternalData, Study
 from orchestrator.verdicts.answers import CurvePoint
