@@ -38,8 +38,8 @@ def study_with(**claims: Any) -> Study:
     return Study(name="made-up", imports=(Import(name="none"),), claims=Claims(**claims))
 
 
-def headline(found: Findings, name: str) -> ClaimVerdict:
-    return next(claim for claim in found.claims if claim.name == name and claim.headline)
+def headline(result: Findings, name: str) -> ClaimVerdict:
+    return next(claim for claim in result.claims if claim.name == name and claim.headline)
 
 
 def judged(rows: list[dict[str, Any]], name: Any, **claims: Any) -> ClaimVerdict:

@@ -21,7 +21,7 @@ from claim_rows import (
 from orchestrator.verdicts import findings
 from orchestrator.verdicts.advice import neighbouring_sizes
 from orchestrator.verdicts.answers import Curve, Measure, Verdict
-from orchestrator.verdicts.judgement import compare
+from orchestrator.verdicts.verdict_rules import compare
 
 
 def curve_of(rows: list[dict[str, Any]], view: str, axis: str, variant: str = "") -> Curve:

@@ -39,11 +39,11 @@ def invert(theta: Array, log_scale: Array, form: FunctionalForm, centre: float, 
     """
     goal = np.log(np.atleast_1d(np.asarray(y, dtype=float)))
     if form.columns != 1 or not np.isfinite(goal).all():
-        raise LawError("cannot be inverted", reason="bad input", allowed="a law of one x, finite errors above 0")
+        raise LawError("the law cannot be inverted", reason="bad input", allowed="a law of one x, finite errors above 0")
     line = np.exp(np.linspace(-MAX_DISTANCE / 3, MAX_DISTANCE / 3, 200))
     if (np.diff(form.log_shape(theta, line), axis=1) > 1e-9).any():
         raise LawError(
-            "cannot be inverted: the law rises somewhere, so several x have the same error",
+            "the law cannot be inverted: it rises somewhere, so several x have the same error",
             reason="rising",
             allowed="a law that falls everywhere",
         )

@@ -38,6 +38,8 @@ class Measure:
     unit: Literal["x", "%", "images"]
 
     def __str__(self) -> str:
+        if all(math.isnan(number) for number in (self.value, self.low, self.high)):
+            return "unknown"
         return f"{_text(self.value, self.unit)} [{_text(self.low, self.unit)}, {_text(self.high, self.unit)}]"
 
 

@@ -17,7 +17,7 @@ from orchestrator.results.summary import family_name
 from orchestrator.verdicts.answers import Curve, Measure, Verdict
 from orchestrator.verdicts.curves import compute_points, curve
 from orchestrator.verdicts.evidence import Evidence
-from orchestrator.verdicts.judgement import Judgement, is_above, unknown
+from orchestrator.verdicts.verdict_rules import Judgement, is_above, unknown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from orchestrator.verdicts.answers import CurvePoint, Measure, Verdict
 from orchestrator.verdicts.curves import longest
 from orchestrator.verdicts.differences import Gap, best_variant, difference, higher_or_lower, mean_gap
 from orchestrator.verdicts.evidence import Evidence
-from orchestrator.verdicts.judgement import Judgement, compare, is_above
+from orchestrator.verdicts.verdict_rules import Judgement, compare, is_above
 
 DRAWS = 2000
 SEED = 20223

@@ -14,7 +14,7 @@ from orchestrator.results.summary import SAME_BUDGET, family_name
 from orchestrator.verdicts.answers import Verdict
 from orchestrator.verdicts.differences import Gap, higher_or_lower
 from orchestrator.verdicts.evidence import Evidence, with_test_noise
-from orchestrator.verdicts.judgement import Judgement, compare
+from orchestrator.verdicts.verdict_rules import Judgement, compare
 
 PRETRAINING = ["variant", "dataset", "dataset_size", "epochs", "seed"]  # the columns that identify one in a family
 

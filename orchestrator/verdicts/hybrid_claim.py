@@ -13,7 +13,7 @@ from orchestrator.verdicts.answers import Measure, Verdict
 from orchestrator.verdicts.compute_ratio_claims import curve_pair
 from orchestrator.verdicts.differences import higher_or_lower
 from orchestrator.verdicts.evidence import Evidence
-from orchestrator.verdicts.judgement import Judgement, is_above, unknown
+from orchestrator.verdicts.verdict_rules import Judgement, is_above, unknown
 
 
 def hybrid_advantage_vanishes(evidence: Evidence) -> Judgement | None:

@@ -16,7 +16,7 @@ from orchestrator.spec.claims import ClaimName, Claims
 from orchestrator.verdicts import compute_ratio_claims, data_claims, finetune_claims, hybrid_claim, saturation_claim
 from orchestrator.verdicts.answers import ClaimVerdict
 from orchestrator.verdicts.evidence import Evidence
-from orchestrator.verdicts.judgement import Judgement, all_runs
+from orchestrator.verdicts.verdict_rules import Judgement, all_runs
 
 Judge = Callable[[Evidence, pd.DataFrame], Judgement | None]
 

@@ -11,7 +11,7 @@ from orchestrator.results.summary import family_name, flops_text
 from orchestrator.verdicts.answers import Measure, Verdict
 from orchestrator.verdicts.curves import compute_points, curve
 from orchestrator.verdicts.evidence import Evidence
-from orchestrator.verdicts.judgement import Judgement, compare, unknown
+from orchestrator.verdicts.verdict_rules import Judgement, compare, unknown
 
 FLOOR_FORM = "M2"  # the simplest form that can saturate
 
