@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 from PIL import Image
+from records import run_record
 from test_results import full_store
 
 from orchestrator.prepare import import_tables, prepare
@@ -49,7 +50,7 @@ def test_compare_studies_reads_a_store_and_mlflow(tmp_path: Path, monkeypatch: p
     plan = store.plan("toy")
     assert plan is not None
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    assert Follower(store, plan, uri).finish([], {})
+    assert Follower(store, plan, uri).finish([], {}, seconds=120)
     monkeypatch.setenv("VITSCALE_FIRST", f"{tmp_path}::toy")
     monkeypatch.setenv("VITSCALE_SECOND", f"{uri}::toy")
     outputs = execute("compare_studies.ipynb")
@@ -72,7 +73,8 @@ def test_paper_replay_draws_figure_5_and_judges_the_claims(tmp_path: Path, monke
 def test_inspect_draws_the_best_vit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     best = full_store(tmp_path).run("pretrain-vit-16000-0").path
     save_weights(build(VIT, 32, 5, seed=0).state_dict(), best / "model.safetensors", VIT)
-    write_json(best / "config.json", {"config": {"model": VIT.model_dump(mode="json"), "data": {"eval_split": "test"}}})
+    record = run_record("pretrain-vit-16000-0", model=VIT, image_size=32, classes=5)
+    write_json(best / "config.json", record.model_dump(mode="json"))
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "image.png")
     for name, value in {"STORAGE": tmp_path, "STUDY": "toy", "IMAGE": tmp_path / "image.png"}.items():
         monkeypatch.setenv(f"VITSCALE_{name}", str(value))
