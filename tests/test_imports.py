@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from records import plan_file
 from typer.testing import CliRunner
 
 from orchestrator import results
@@ -15,8 +16,8 @@ from orchestrator.cli import app
 from orchestrator.results import imports
 from orchestrator.results.import_table import read_rows
 from orchestrator.spec.study import read_study
+from orchestrator.store.layout import Store
 from vitmodel.config.base import UserError
-from vitmodel.files import write_json
 
 DATA = ROOT / "studies" / "data"
 GOOD = (
@@ -86,13 +87,14 @@ def test_a_study_reads_imported_results(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--column", "variant=model"])
     assert result.exit_code == 0, result.output
     assert "2 rows" in result.output
-    write_json(tmp_path / "runs" / "studies" / "s" / "plan.json", {"runs": [], "imports": ["table"]})
+    store = Store(tmp_path / "runs")
+    store.write_plan(plan_file(imports=("table",)))
     frame = results.collect(tmp_path / "runs", "s")
     assert frame["source"].tolist() == ["mail of May"] * 2
     assert frame["study"].tolist() == ["s"] * 2
     assert results.provenance(tmp_path / "runs", "s")["imported"] == "mail of May"
     assert not (tmp_path / "runs" / "runs").exists(), "an import creates no run folders"
-    write_json(tmp_path / "runs" / "studies" / "s" / "plan.json", {"runs": [], "imports": ["tabel"]})
+    store.write_plan(plan_file(imports=("tabel",)))
     with pytest.raises(UserError, match="no imported table 'tabel'"):
         results.collect(tmp_path / "runs", "s")
 
@@ -120,6 +122,6 @@ def test_the_papers_tables_equal_the_published_ones() -> None:
 
 
 def test_a_study_without_runs_needs_a_table(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Field required") as raised:
+    with pytest.raises(UserError, match="required key is missing") as raised:
         read_study(table(tmp_path, "name: empty\n", "s.yaml"))
     assert raised.value.field == "datasets"

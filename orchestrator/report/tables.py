@@ -13,6 +13,7 @@ import pandas as pd
 
 from orchestrator.results import summary
 from orchestrator.results.summary import count, family_name, flops_text, percent
+from orchestrator.units import duration
 
 UNFINISHED = ("PLANNED", "RUNNING")
 
@@ -98,14 +99,14 @@ def every_run(frame: pd.DataFrame) -> dict[str, Any]:
     return {"columns": list(_RUN_CELLS), "rows": [[cell(row) for cell in _RUN_CELLS.values()] for row in rows]}
 
 
-def _number(name: str, form: Callable[[float], str]) -> Callable[[dict[str, Any]], tuple[str, Any]]:
+def _number_cell(name: str, as_text: Callable[[float], str]) -> Callable[[dict[str, Any]], tuple[str, Any]]:
     def cell(row: dict[str, Any]) -> tuple[str, Any]:
-        return ("", "") if pd.isna(row[name]) else (form(row[name]), float(row[name]))
+        return ("", "") if pd.isna(row[name]) else (as_text(row[name]), float(row[name]))
 
     return cell
 
 
-def _text(name: str) -> Callable[[dict[str, Any]], tuple[str, Any]]:
+def _text_cell(name: str) -> Callable[[dict[str, Any]], tuple[str, Any]]:
     return lambda row: (str(row[name]), str(row[name]))
 
 
@@ -135,8 +136,8 @@ def costs(frame: pd.DataFrame, facts: dict[str, Any]) -> list[tuple[str, str, st
     planned = facts.get("planned") or {}
     done = frame[frame["status"] == "DONE"]
 
-    def plan(key: str, form: Callable[[float], str]) -> str:
-        return form(planned[key]) if key in planned else ""
+    def plan(key: str, as_text: Callable[[float], str]) -> str:
+        return as_text(planned[key]) if key in planned else ""
 
     def wall(key: str) -> str:
         return duration(facts[key]) if facts.get(key) is not None else ""
@@ -148,7 +149,7 @@ def costs(frame: pd.DataFrame, facts: dict[str, Any]) -> list[tuple[str, str, st
         ("training compute without sharing pretrainings", plan("naive_train_flops", flops_text), ""),
         ("core-hours", plan("core_hours", hours), hours(frame["core_hours"].sum())),
         ("GPU-hours", plan("gpu_hours", hours), hours(frame["gpu_hours"].sum())),
-        *_money(planned, float(frame["gpu_hours"].sum())),
+        *_price(planned, float(frame["gpu_hours"].sum())),
         ("wall-clock time of the last execution", "", wall("wall_seconds")),
         ("training time in the last execution", "", wall("training_seconds")),
         ("concurrent worker groups", "", f"{facts['slots']}" if facts.get("slots") else ""),
@@ -156,7 +157,7 @@ def costs(frame: pd.DataFrame, facts: dict[str, Any]) -> list[tuple[str, str, st
     return [line for line in lines if line[1] or line[2]]
 
 
-def _money(planned: dict[str, Any], gpu_hours: float) -> list[tuple[str, str, str]]:
+def _price(planned: dict[str, Any], gpu_hours: float) -> list[tuple[str, str, str]]:
     """The price of the GPU-hours, if the study gives one."""
     price = planned.get("price_per_gpu_hour")
     return [] if not price else [(f"price at {price:g} per GPU-hour", f"{planned['cost']:,.2f}", f"{price * gpu_hours:,.2f}")]
@@ -185,17 +186,9 @@ def _grouped(rows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     return [((str(key[0]), str(key[1])), group) for key, group in rows.groupby(["status", "reason"], sort=False)]
 
 
-def duration(seconds: float) -> str:
-    """`41 s`, `3.2 min`, `7.5 h`, `4.1 days`."""
-    for size, unit in ((172800.0, 86400.0), (5400.0, 3600.0), (120.0, 60.0)):
-        if seconds >= size:
-            return f"{seconds / unit:.3g} {({86400.0: 'days', 3600.0: 'h', 60.0: 'min'})[unit]}"
-    return f"{seconds:.3g} s"
-
-
-def hours(hours: float) -> str:
-    """`0.094`, `12.4`, `3,210`."""
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+def hours(value: float) -> str:
+    """Core-hours or GPU-hours: `0.094`, `12.4`, `3,210`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _images(number: Any) -> str:
@@ -207,20 +200,20 @@ def _whole(number: float) -> str:
 
 
 _RUN_CELLS: dict[str, Callable[[dict[str, Any]], tuple[str, Any]]] = {
-    "run": _text("run_id"),
-    "phase": _text("phase"),
-    "model": _text("variant"),
-    "parameters": _number("params", lambda v: f"{v:,}"),
-    "images": _number("dataset_size", lambda v: f"{v:,}"),
-    "pretraining length": _text("length"),
-    "pretraining compute": _number("pretrain_flops", flops_text),
-    "task": _text("task"),
-    "fine-tune epochs": _number("finetune_epochs", lambda v: f"{v:g}"),
-    "shots": _number("shots", lambda v: f"{v:g}"),
-    "seed": _number("seed", lambda v: f"{v}"),
-    "top-1 (%)": _number("top1", lambda v: f"{100 * v:.2f}"),
-    "core-hours": _number("core_hours", hours),
-    "GPU-hours": _number("gpu_hours", hours),
+    "run": _text_cell("run_id"),
+    "phase": _text_cell("phase"),
+    "model": _text_cell("variant"),
+    "parameters": _number_cell("params", lambda v: f"{v:,}"),
+    "images": _number_cell("dataset_size", lambda v: f"{v:,}"),
+    "pretraining length": _text_cell("length"),
+    "pretraining compute": _number_cell("pretrain_flops", flops_text),
+    "task": _text_cell("task"),
+    "fine-tune epochs": _number_cell("finetune_epochs", lambda v: f"{v:g}"),
+    "shots": _number_cell("shots", lambda v: f"{v:g}"),
+    "seed": _number_cell("seed", lambda v: f"{v}"),
+    "top-1 (%)": _number_cell("top1", lambda v: f"{100 * v:.2f}"),
+    "core-hours": _number_cell("core_hours", hours),
+    "GPU-hours": _number_cell("gpu_hours", hours),
     "status": lambda row: (str(row["status"]).lower(), str(row["status"])),
-    "attempts": _number("attempts", lambda v: f"{v}"),
+    "attempts": _number_cell("attempts", lambda v: f"{v}"),
 }
