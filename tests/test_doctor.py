@@ -1,4 +1,4 @@
-"""`vitscale doctor` with real troubles: files that others can read, ports that never answer, folders that cannot be written."""
+"""`vitscale doctor` with real problems: files that others can read, ports that never answer, folders that cannot be written."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from conftest import WriteStudy
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.commands.doctor import print_findings
 from orchestrator.doctor import cluster, machine, study
-from orchestrator.doctor import examine as doctor
-from orchestrator.doctor.examine import Check, examine
-from orchestrator.doctor.finding import Finding, Level
+from orchestrator.doctor.examine import Check, CheckedFinding, all_passed, run_checks
+from orchestrator.doctor.finding import Finding, Level, warn
 from orchestrator.spec.study import read_study
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
@@ -33,8 +33,8 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
 
 
-def levels(found: list[Finding]) -> list[str]:
-    return [str(finding.level) for finding in found]
+def levels(findings: list[Finding]) -> list[str]:
+    return [str(finding.level) for finding in findings]
 
 
 # --- Ray's token ----------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_a_token_that_others_can_read(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "token").chmod(0o644)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     bad, mode = cluster.auth()
-    assert (bad.level, bad.mend) == (Level.FAIL, f"chmod 600 {tmp_path / 'token'}")
+    assert (bad.level, bad.fix) == (Level.FAIL, f"chmod 600 {tmp_path / 'token'}")
     assert "0644" in bad.text
     assert mode.level is Level.OK
     (tmp_path / "token").chmod(0o600)
@@ -57,21 +57,21 @@ def test_a_token_without_the_mode_is_rays_trap(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "token").chmod(0o600)
     trap = cluster.auth()[-1]
     assert trap.level is Level.WARN
-    assert "RAY_AUTH_MODE=token" in trap.mend
+    assert "RAY_AUTH_MODE=token" in trap.fix
     monkeypatch.setenv("RAY_AUTH_MODE", "tokens")
     assert cluster.auth()[-1].level is Level.FAIL
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     (tmp_path / "token").unlink()
-    assert "no token at" in cluster.auth()[-1].text
+    assert "there is no token at" in cluster.auth()[-1].text
 
 
 class _Head(BaseHTTPRequestHandler):
-    """A job API that takes the token `right` alone, or anything where it asks for none."""
+    """A job API that accepts only the token `right`, or everything where it requires no token."""
 
     def do_GET(self) -> None:
-        asks = getattr(self.server, "asks", True)
-        self.send_response(200 if not asks or self.headers.get("Authorization") == "Bearer right" else 401)
+        required = getattr(self.server, "required", True)
+        self.send_response(200 if not required or self.headers.get("Authorization") == "Bearer right" else 401)
         self.end_headers()
 
     def log_message(self, *arguments: object) -> None:
@@ -89,25 +89,25 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
 
 
 @pytest.mark.parametrize(
-    ("asks", "mode", "token", "level", "words"),
+    ("required", "mode", "token", "level", "text"),
     [
         (True, "", "right", "fail", "modes differ"),
         (True, "disabled", "right", "fail", "modes differ"),
-        (True, "token", "wrong", "fail", "does not take this token (401)"),
-        (True, "token", "right", "ok", "takes this one"),
+        (True, "token", "wrong", "fail", "rejects this token (401)"),
+        (True, "token", "right", "ok", "accepts this one"),
         (False, "token", "right", "fail", "runs without authentication"),
     ],
 )
 def test_the_modes_of_head_and_client(
-    *, head: ThreadingHTTPServer, asks: bool, mode: str, token: str, level: str, words: str, monkeypatch: pytest.MonkeyPatch
+    *, head: ThreadingHTTPServer, required: bool, mode: str, token: str, level: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head.asks = asks  # type: ignore[attr-defined]
+    head.required = required  # type: ignore[attr-defined]
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     (found,) = cluster.head()
-    assert (found.level, words in found.text) == (level, True), found
+    assert (found.level, text in found.text) == (level, True), found
     assert token not in found.text
-    assert found.mend or found.level is Level.OK
+    assert found.fix or found.level is Level.OK
 
 
 # --- sockets --------------------------------------------------------------------------------------------------
@@ -140,25 +140,26 @@ def test_a_tracker_that_never_answers_is_given_up(silent: int, tmp_path: Path, m
     monkeypatch.setattr(study, "REPLY_SECONDS", 0.3)
     began = time.monotonic()
     (found,) = study.tracker(f"http://127.0.0.1:{silent}", tmp_path)
-    assert (found.level, "does not answer" in found.text) == (Level.FAIL, True)
-    assert "mlflow server --host 127.0.0.1" in found.mend
+    assert (found.level, "did not answer" in found.text) == (Level.FAIL, True)
+    assert "mlflow server --host 127.0.0.1" in found.fix
     assert time.monotonic() - began < 5
 
 
-def test_what_hangs_hangs_alone() -> None:
+def test_a_check_that_hangs_delays_no_other() -> None:
     began = time.monotonic()
-    lines = examine(
+    findings = run_checks(
         [
-            Check(name="hangs", look=lambda: time.sleep(30) or [], limit_seconds=0.3),
-            Check(name="breaks", look=lambda: 1 // 0),  # type: ignore[arg-type, return-value]
-            Check(name="fine", look=lambda: [Finding(level=Level.OK, text="fine")]),
+            Check(name="hangs", run=lambda: time.sleep(30) or [], timeout_seconds=0.3),
+            Check(name="breaks", run=lambda: 1 // 0),  # type: ignore[arg-type, return-value]
+            Check(name="fine", run=lambda: [Finding(level=Level.OK, text="fine")]),
         ]
     )
     assert time.monotonic() - began < 5
-    assert [(line.check, str(line.finding.level)) for line in lines] == [("hangs", "fail"), ("breaks", "fail"), ("fine", "ok")]
-    assert "not done after 0.3 s" in lines[0].finding.text
-    assert "ZeroDivisionError" in lines[1].finding.text
-    assert not doctor.is_well(lines)
+    levels_by_check = [(checked.check, str(checked.finding.level)) for checked in findings]
+    assert levels_by_check == [("hangs", "fail"), ("breaks", "fail"), ("fine", "ok")]
+    assert "timed out after 0.3 s" in findings[0].finding.text
+    assert "ZeroDivisionError" in findings[1].finding.text
+    assert not all_passed(findings)
 
 
 # --- folders and data -----------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def test_storage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert levels(study.storage(tmp_path / "file" / "runs")) == ["fail"]
     assert study.storage(tmp_path / "new")[0].level is not Level.FAIL
-    assert not (tmp_path / "new").exists(), "a look leaves nothing"
+    assert not (tmp_path / "new").exists(), "a check leaves nothing behind"
     if os.geteuid() != 0:  # root writes everywhere
         (tmp_path / "locked").mkdir(mode=0o500)
         assert levels(study.storage(tmp_path / "locked")) == ["fail"]
@@ -213,7 +214,7 @@ def test_versions_outside_the_tested_ranges_are_named(monkeypatch: pytest.Monkey
     monkeypatch.setattr(machine, "requirements", lambda: ["rich<1", "no-such-package-here>=1", "typer>=0.1"])
     old, absent, right = machine.versions()
     assert (old.level, "outside the tested range <1" in old.text) == (Level.WARN, True)
-    assert (absent.level, absent.mend) == (Level.FAIL, "pip install 'no-such-package-here>=1'")
+    assert (absent.level, absent.fix) == (Level.FAIL, "pip install 'no-such-package-here>=1'")
     assert right.text.startswith("1 packages")
 
 
@@ -221,7 +222,7 @@ def test_few_open_files() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
-        assert machine.limits()[-1].text == "ulimit -n is 512"
+        assert machine.limits()[-1].text == "at most 512 open files, fewer than 4,096"
         assert machine.limits()[-1].level is Level.WARN
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -238,4 +239,14 @@ def test_the_command(write_study: WriteStudy, silent: int, tmp_path: Path, monke
     assert found.exit_code == 1
     assert [line["check"] for line in json.loads(found.output) if line["level"] == "fail"] == ["tracker"]
     shown = CliRunner().invoke(app, ["doctor", str(ill), "--storage", str(tmp_path / "runs")]).output
-    assert "mend: mlflow server" in shown
+    assert "fix: mlflow server" in shown
+
+
+def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line a finding and its fix below, whole where the output is not a terminal, and with nothing taken for markup."""
+    findings = [Finding(level=Level.OK, text="fine [bold]:smile:" + " word" * 60), warn("little space", "free [some] of it")]
+    print_findings([CheckedFinding(check="storage", finding=finding) for finding in findings])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ok    storage  fine [bold]:smile:" + " word" * 60
+    assert lines[1:3] == ["warn  storage  little space", "               fix: free [some] of it"]
+    assert lines[3] == "1 ok, 1 warn, 0 fail"

@@ -1,1 +1,1 @@
-"""The verbs of the `vitscale` command, a file a subject; cli.py puts them together."""
+"""The commands of `vitscale`, one module for each subject; cli.py combines them."""

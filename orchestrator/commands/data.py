@@ -45,7 +45,7 @@ def pack(
         ),
     ],
     dest: Annotated[
-        Path | None, typer.Argument(metavar="[DEST]", help="Folder to write the dataset to; not with --study.")
+        Path | None, typer.Argument(metavar="DEST", help="Folder to write the dataset to; not with --study.")
     ] = None,
     *,
     study: Annotated[

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share."""
+"""Arguments and options that several commands share: one name and one help text for each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-StudyPath = Annotated[Path, typer.Argument(help="the study's YAML file")]
-Storage = Annotated[str | None, typer.Option(help="folder of all runs, in place of the file's storage.path")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-StoragePath = Annotated[str, typer.Option("--storage", help="folder of all runs")]
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of the study.")]
+StudyPathOrName = Annotated[
+    Path,
+    typer.Argument(metavar="STUDY", help="YAML file of the study or, with --storage, the name of a study in that folder."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="FOLDER",
+        help="Storage folder of all runs; replaces storage.path of the study file (default: runs).",
+    ),
+]
+StoragePath = Annotated[str, typer.Option("--storage", metavar="FOLDER", help="Storage folder of all runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -1,4 +1,4 @@
-"""Verbs on what rows say: import-results, fit, next."""
+"""Commands on results: import-results, fit, next."""
 
 from __future__ import annotations
 
@@ -10,36 +10,49 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.commands.options import Json, Storage, StudyPath
+from orchestrator.commands.options import Json, Storage, StoragePath, StudyPath
 from orchestrator.prepare import prepare, storage_root
-from orchestrator.spec.claims import NAME
+from orchestrator.spec.values import NAME
 from vitmodel.config.base import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from orchestrator.verdicts.advice import Advice
 
 app = typer.Typer()
 
 
 @app.command("import-results")
 def import_results(
-    table: Annotated[Path, typer.Argument(help="CSV, a row a result; columns as in docs/laws.md")],
-    storage: Storage = None,
-    name: Annotated[str | None, typer.Option(help="what studies call it under `imports`; default: the file's name")] = None,
-    source: Annotated[str, typer.Option(help="where the numbers come from; stands in every row")] = "",
-    column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, where a column has another name; repeatable")] = None,
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV file, one row a result; columns as in docs/laws.md.")],
+    storage: StoragePath = "runs",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the import in studies. Default: the name of the file.")
+    ] = None,
+    source: Annotated[
+        str, typer.Option(metavar="TEXT", help="Origin of the numbers, stored in every row. Default: the file name.")
+    ] = "",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=THEIRS", help="Our name of a column, and its name in TABLE. Can be repeated."),
+    ] = None,
 ) -> None:
-    """Bring a table of someone's results into the storage folder, as rows that studies can name under `imports`."""
+    """Import published results from a CSV file.
+
+    The rows are stored in the storage folder. A study uses them with `imports: [{name: NAME}]`. An import of the same name
+    is replaced.
+    """
     from orchestrator import results
     from orchestrator.results import imports
 
     label = name or re.sub(r"[^a-z0-9._-]", "-", table.stem.lower())
     if not re.fullmatch(NAME, label):
-        raise UserError(f"{label!r} is no name", field="--name", allowed=NAME)
+        raise UserError(f"invalid name {label!r}", field="--name", allowed="1 to 64 of a-z 0-9 . _ -, not starting with a dot")
     pairs = [item.partition("=") for item in column or []]
     if wrong := [item for item, pair in zip(column or [], pairs, strict=True) if not (pair[0] and pair[2])]:
-        raise UserError(f"{wrong[0]!r}", field="--column", allowed="OURS=THEIRS, such as variant=model")
-    root = storage_root(storage or "runs")
+        raise UserError(f"invalid value {wrong[0]!r}", field="--column", allowed="OURS=THEIRS, such as variant=model")
+    root = storage_root(storage)
     count = imports.import_csv(
         root,
         table,
@@ -48,70 +61,88 @@ def import_results(
         columns={ours: theirs for ours, _, theirs in pairs},
         dtypes=results.COLUMNS,
     )
-    print(f"{count} rows in {imports.folder(root, label)}; a study reads them with `imports: [{{name: {label}}}]`")
+    print(f"{count} rows in {imports.folder(root, label)}; a study uses them with `imports: [{{name: {label}}}]`")
 
 
 @app.command()
 def fit(
-    rows: Annotated[Path, typer.Argument(help="a study's YAML file, or a CSV with a row a run")],
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="YAML file of a study, or a CSV file with one row a run.")],
     *,
-    x: Annotated[str, typer.Option(help="column of the x axis; a study: pretrain_flops or dataset_size")] = "pretrain_flops",
-    y: Annotated[str, typer.Option(help="column of the error")] = "error",
-    form: Annotated[str, typer.Option(help="auto, or a form's name")] = "auto",
-    by: Annotated[str, typer.Option(help="columns, by comma, that tell curves apart; empty: one curve")] = "family,what",
+    x: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the x axis.")] = "pretrain_flops",
+    y: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the error, a share between 0 and 1.")] = "error",
+    form: Annotated[
+        str, typer.Option(metavar="FORM", help="Functional form: auto (by roll-out), flat, M1 to M4, zhai, bnsl1, bnsl2.")
+    ] = "auto",
+    by: Annotated[
+        str, typer.Option(metavar="COLUMNS", help="Columns that separate the curves, with commas. Empty: one curve.")
+    ] = "family,what",
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Fit scaling laws to finished rows: parameters with intervals, roll-out error, diagnostics."""
-    from orchestrator.laws import render, tables
+    """Fit scaling laws to the rows of a study or a CSV file.
 
-    frame = tables.read(rows) if rows.suffix.lower() == ".csv" else _collected(rows, storage)
-    keys = [name.strip() for name in by.split(",") if name.strip()]
-    found = tables.fit_groups(frame, x=x, y=y, form=form, by=keys)
+    One law for each group of rows: its parameters with 90% intervals, its roll-out error and its diagnostics, or the
+    reason why there is none. For a study, `what` is the task with its fine-tune epochs or shots, and --x is usually
+    pretrain_flops or dataset_size.
+    """
+    from orchestrator.laws.render import law_as_text
+    from orchestrator.laws.tables import as_data, fit_groups, read
+
+    frame = read(rows) if rows.suffix.lower() == ".csv" else _finished_rows(rows, storage)
+    groups = fit_groups(frame, x=x, y=y, form=form, by=[name.strip() for name in by.split(",") if name.strip()])
     if as_json:
-        print(json.dumps([tables.as_data(one) for one in found], indent=1))
+        print(json.dumps([as_data(group) for group in groups], indent=1))
         return
-    for one in found:
-        title = ", ".join(f"{name} {value}" for name, value in one.keys.items()) or "all rows"
+    for group in groups:
+        title = ", ".join(f"{name} {value}" for name, value in group.keys.items()) or "all rows"
         print(f"{title}: {y} over {x}")
-        print(render.law_as_text(one.law) if one.law is not None else f"  no law: {one.refused}")
+        print(law_as_text(group.law) if group.law is not None else f"  no law: {group.refused}")
 
 
-def _collected(study: Path, storage: str | None) -> pd.DataFrame:
-    from orchestrator import results
-    from orchestrator.laws import tables
+def _finished_rows(study: Path, storage: str | None) -> pd.DataFrame:
+    from orchestrator.laws.tables import comparable
+    from orchestrator.results import collect
 
     prepared = prepare(study, storage)
-    return tables.comparable(results.collect(prepared.store.root, prepared.file.study.name))
+    return comparable(collect(prepared.store.root, prepared.file.study.name))
 
 
 @app.command("next")
 def next_runs(
     study: StudyPath,
     storage: Storage = None,
-    count: Annotated[int, typer.Option(min=1, help="how many runs to name for each target")] = 5,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Runs to list for each target, at most.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Name the runs that would narrow a target's forecast most for their cost. Trains nothing."""
-    from orchestrator import results
-    from orchestrator.verdicts import advice, evidence
+    """List the runs that would narrow a forecast most.
+
+    For each target of the study: runs cheaper than the target, ordered by how much of the forecast's 90% interval they
+    would remove for their cost. Trains nothing.
+    """
+    from orchestrator.results import collect
+    from orchestrator.verdicts.advice import advise
+    from orchestrator.verdicts.evidence import gather
+    from orchestrator.verdicts.views import ceilings, views
 
     prepared = prepare(study, storage)
     file = prepared.file
     if not file.study.targets:
-        raise file.tree.error("the study names no target", (), "a list of variant and dataset_size", missing="targets")
-    frame = results.collect(prepared.store.root, file.study.name)
-    claims = file.study.claims
-    views = evidence.views(frame, claims, evidence.ceilings(frame, claims))
-    found = [evidence.gather(frame, view, claims) for view in views]
-    best = {t.label: advice.advise(file, prepared.store, found, t)[:count] for t in file.study.targets}
+        raise file.tree.error("the study has no targets", (), "a list of variant and dataset_size", missing="targets")
+    frame, claims = collect(prepared.store.root, file.study.name), file.study.claims
+    evidence = [gather(frame, view, claims) for view in views(frame, claims, ceilings(frame, claims))]
+    best = {t.label: advise(file, prepared.store, evidence, t)[:count] for t in file.study.targets}
     if as_json:
-        print(json.dumps([{**asdict(one), "gain": one.gain} for runs in best.values() for one in runs], indent=1))
+        print(json.dumps([{**asdict(run), "gain": run.gain} for runs in best.values() for run in runs], indent=1))
         return
     for label, runs in best.items():
-        nothing = ": it is done, or nothing cheaper would narrow its band"
-        print(f"{label}{f'; its band spans a factor of {runs[0].now:.2f} now' if runs else nothing}")
-        for one in runs:
-            hours = f"{one.gpu_hours:.3g} GPU-hours" if one.gpu_hours else f"{one.core_hours:.3g} core-hours"
-            where = "in the study" if one.in_study else "not in the study yet"
-            print(f"  {one.run}: {hours}, a factor of {one.then:.2f} with it ({100 * one.gain:.0f}% narrower), {where}")
+        print(f"{label}: {_interval(runs)}")
+        for run in runs:
+            hours = f"{run.gpu_hours:.3g} GPU-hours" if run.gpu_hours else f"{run.core_hours:.3g} core-hours"
+            where = "in the study" if run.in_study else "not in the study yet"
+            print(f"  {run.run}: {hours}, a factor of {run.then:.2f} with it ({100 * run.gain:.0f}% narrower), {where}")
+
+
+def _interval(runs: list[Advice]) -> str:
+    if not runs:
+        return "no run to add: the target is done, or no cheaper run would narrow its interval"
+    return f"the forecast's 90% interval spans a factor of {runs[0].now:.2f} now"

@@ -1,6 +1,6 @@
-"""`vitscale doctor`: everything that could stop a study, looked at before it does, each with its mend.
+"""All checks of `vitscale doctor`: what could stop a study, found before it starts.
 
-Checks run side by side in threads, and none is waited for longer than its limit: a tracker that hangs hangs alone.
+Checks run at the same time in threads, each with a timeout, so that a tracker that hangs delays no other check.
 """
 
 from __future__ import annotations
@@ -17,96 +17,88 @@ from orchestrator.doctor.finding import Finding, Level, fail
 from orchestrator.secrets import expand_environment, redact
 from orchestrator.spec.study import StudyFile
 
-LIMIT_SECONDS = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing to look at, and how long at most."""
+    """A check and its timeout."""
 
     name: str
-    look: Callable[[], list[Finding]]
-    limit_seconds: float = LIMIT_SECONDS
+    run: Callable[[], list[Finding]]
+    timeout_seconds: float = TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """A finding and the check that made it."""
+class CheckedFinding:
+    """A finding and the name of its check."""
 
     check: str
     finding: Finding
 
 
 def checks(file: StudyFile | None, root: Path) -> list[Check]:
-    """All checks of this machine and its cluster; with a study, also of what it asks for."""
-    found = [
-        Check(name="versions", look=machine.versions),
-        Check(name="gpus", look=machine.gpus, limit_seconds=60.0),  # imports torch
-        Check(name="limits", look=machine.limits),
-        Check(name="auth", look=cluster.auth),
-        Check(name="head", look=cluster.head),
-        Check(name="dashboard", look=cluster.dashboard),
-        Check(name="ports", look=cluster.ports),
-        Check(name="storage", look=lambda: study.storage(root)),
-        Check(name="nodes", look=lambda: cluster.shared_storage(root), limit_seconds=cluster.NODES_SECONDS + 5),
-        Check(name="tracker", look=lambda: study.tracker(file.study.tracking.mlflow if file else "auto", root)),
+    """All checks of this machine, its cluster and the storage folder `root`; with a study, also of what it needs."""
+    all_checks = [
+        Check(name="versions", run=machine.versions),
+        Check(name="gpus", run=machine.gpus, timeout_seconds=60.0),  # imports torch
+        Check(name="limits", run=machine.limits),
+        Check(name="auth", run=cluster.auth),
+        Check(name="head", run=cluster.head),
+        Check(name="dashboard", run=cluster.dashboard),
+        Check(name="ports", run=cluster.ports),
+        Check(name="storage", run=lambda: study.storage(root)),
+        Check(name="nodes", run=lambda: cluster.shared_storage(root), timeout_seconds=cluster.NODES_SECONDS + 5),
+        Check(name="tracker", run=lambda: study.tracker(file.study.tracking.mlflow if file else "auto", root)),
     ]
     if file is not None:
-        found += [
-            Check(name="datasets", look=lambda: study.datasets(file, root)),
-            Check(name="webhook", look=lambda: study.webhook(file)),
+        all_checks += [
+            Check(name="datasets", run=lambda: study.datasets(file, root)),
+            Check(name="webhook", run=lambda: study.webhook(file)),
         ]
-    return found
+    return all_checks
 
 
-def examine(todo: list[Check]) -> list[Line]:
-    """Run the checks side by side; lines in the order of the checks."""
+def run_checks(todo: list[Check]) -> list[CheckedFinding]:
+    """Run the checks at the same time. Returns their findings in the order of the checks."""
     results: dict[str, list[Finding]] = {}
 
     def work(check: Check) -> None:
         try:
-            results[check.name] = check.look()
+            results[check.name] = check.run()
         except Exception as error:  # a check that breaks is itself a finding
-            said = str(redact(f"{type(error).__name__}: {error}"))
-            results[check.name] = [fail(f"could not be looked at: {said}", "report this, with what stands here")]
+            reason = str(redact(f"{type(error).__name__}: {error}"))
+            results[check.name] = [fail(f"the check itself failed: {reason}", "report it as a bug, with this line")]
 
     began = time.monotonic()
     threads = [threading.Thread(target=work, args=(check,), daemon=True) for check in todo]
     for thread in threads:
         thread.start()
     for check, thread in zip(todo, threads, strict=True):
-        thread.join(max(0.0, began + check.limit_seconds - time.monotonic()))
+        thread.join(max(0.0, began + check.timeout_seconds - time.monotonic()))
     done = dict(results)
-    late = "something does not answer: a mount, a name server, a driver"
     return [
-        Line(check=check.name, finding=finding)
+        CheckedFinding(check=check.name, finding=finding)
         for check in todo
-        for finding in done.get(check.name, [fail(f"not done after {check.limit_seconds:g} s", late)])
+        for finding in done.get(check.name, [_timed_out(check)])
     ]
 
 
+def _timed_out(check: Check) -> Finding:
+    fix = "find what does not answer on this machine: a network mount, a name server, a GPU driver"
+    return fail(f"timed out after {check.timeout_seconds:g} s", fix)
+
+
 def storage_of(file: StudyFile | None, given: str | None) -> str:
-    """The storage folder: as given, as the study says, or the default."""
+    """The storage folder: `given`, else as in the study, else the default."""
     return given or (expand_environment(file.study.storage.path) if file else "runs")
 
 
-def as_text(lines: list[Line]) -> str:
-    """A line each; what is not well is followed by its mend."""
-    width = max(len(line.check) for line in lines)
-    text = [f"{line.finding.level:4} {line.check:{width}}  {_words(line.finding)}" for line in lines]
-    counts = {level: sum(line.finding.level is level for line in lines) for level in Level}
-    return "\n".join([*text, ", ".join(f"{number} {level}" for level, number in counts.items())])
+def as_data(findings: list[CheckedFinding]) -> list[dict[str, Any]]:
+    """For JSON: check, level, text and fix of each."""
+    return [{"check": checked.check, **asdict(checked.finding)} for checked in findings]
 
 
-def as_data(lines: list[Line]) -> list[dict[str, Any]]:
-    """For JSON."""
-    return [{"check": line.check, **asdict(line.finding)} for line in lines]
-
-
-def is_well(lines: list[Line]) -> bool:
-    """Nothing that would stop a study."""
-    return all(line.finding.level is not Level.FAIL for line in lines)
-
-
-def _words(finding: Finding) -> str:
-    return f"{finding.text}\n{'':6}mend: {finding.mend}" if finding.mend else finding.text
+def all_passed(findings: list[CheckedFinding]) -> bool:
+    """Whether nothing was found that would stop a study."""
+    return all(checked.finding.level is not Level.FAIL for checked in findings)

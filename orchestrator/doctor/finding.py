@@ -1,4 +1,4 @@
-"""What one check found: how bad it is, what was seen, and how it is mended."""
+"""The result of one check: its level, what was found, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """How serious a finding is."""
 
     OK = "ok"
-    WARN = "warn"  # works, but slower, less safe or not to its end
+    WARN = "warn"  # a study runs, but slower, less safe or perhaps not to its end
     FAIL = "fail"  # a study would not run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the check-up."""
+    """One finding. `fix` states what to do; empty where nothing is wrong."""
 
     level: Level
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 def ok(text: str) -> Finding:
     return Finding(level=Level.OK, text=text)
 
 
-def warn(text: str, mend: str) -> Finding:
-    return Finding(level=Level.WARN, text=text, mend=mend)
+def warn(text: str, fix: str) -> Finding:
+    return Finding(level=Level.WARN, text=text, fix=fix)
 
 
-def fail(text: str, mend: str) -> Finding:
-    return Finding(level=Level.FAIL, text=text, mend=mend)
+def fail(text: str, fix: str) -> Finding:
+    return Finding(level=Level.FAIL, text=text, fix=fix)

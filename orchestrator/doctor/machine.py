@@ -1,4 +1,4 @@
-"""This machine: versions against the tested ranges, GPUs, shared memory, open files."""
+"""Checks of this machine: package versions against the tested ranges, GPUs, shared memory, open files."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from packaging.requirements import Requirement
 
 from orchestrator.doctor.finding import Finding, fail, ok, warn
 
-SHM_BYTES = 2 * 2**30  # Ray's object store and NCCL's buffers lie there
+SHM_BYTES = 2 * 2**30  # Ray's object store and NCCL's buffers are there
 OPEN_FILES = 4096  # sockets and shards of a node with some dozens of workers
 
 
 def versions() -> list[Finding]:
-    """Installed packages against the ranges of pyproject.toml, one line for all that are right."""
+    """Installed packages against the ranges of pyproject.toml; one finding for all that are within."""
     wrong, right = [], []
     for text in requirements():
-        asked = Requirement(text)
-        if asked.marker is not None and not asked.marker.evaluate({"extra": ""}):
+        required = Requirement(text)
+        if required.marker is not None and not required.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = metadata.version(asked.name)
+            version = metadata.version(required.name)
         except metadata.PackageNotFoundError:
-            wrong.append(fail(f"{asked.name} is not installed", f"pip install '{text}'"))
+            wrong.append(fail(f"{required.name} is not installed", f"pip install '{text}'"))
             continue
-        if asked.specifier.contains(found, prereleases=True):
-            right.append(f"{asked.name} {found}")
+        if required.specifier.contains(version, prereleases=True):
+            right.append(f"{required.name} {version}")
         else:
-            wrong.append(warn(f"{asked.name} {found} is outside the tested range {asked.specifier}", f"pip install '{text}'"))
+            message = f"{required.name} {version} is outside the tested range {required.specifier}"
+            wrong.append(warn(message, f"pip install '{text}'"))
     named = [name for name in right if name.split()[0] in ("torch", "ray", "deepspeed", "mlflow")]
     return [
         *wrong,
@@ -43,7 +44,7 @@ def versions() -> list[Finding]:
 
 
 def requirements() -> list[str]:
-    """What vitscale depends on: from its source tree, else from what is installed."""
+    """The dependencies of vitscale: from its source tree, else from the installed package."""
     source = Path(__file__).parents[2] / "pyproject.toml"
     if source.is_file():
         listed: list[str] = tomllib.loads(source.read_text())["project"]["dependencies"]
@@ -52,36 +53,39 @@ def requirements() -> list[str]:
 
 
 def gpus() -> list[Finding]:
-    """What the driver sees and what torch sees must agree."""
-    seen = _nvidia_smi()
+    """The GPUs that nvidia-smi lists and those that torch can use must be the same."""
+    listed = _nvidia_smi()
     import torch
 
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not seen and not usable:
-        return [ok("no GPU on this machine: the same study runs on its CPUs")]
-    if usable < len(seen):
-        mend = "a build of torch for this driver; CUDA_VISIBLE_DEVICES empty hides them"
-        return [fail(f"nvidia-smi lists {len(seen)} GPU(s), torch {torch.__version__} sees {usable}", mend)]
-    return [ok(f"{usable} GPU(s): {', '.join(sorted(set(seen))) or torch.cuda.get_device_name(0)}")]
+    if not listed and not usable:
+        return [ok("no GPU on this machine: a study runs on its CPUs")]
+    if usable < len(listed):
+        fix = "install a build of torch for this driver; check that CUDA_VISIBLE_DEVICES does not hide GPUs"
+        return [fail(f"nvidia-smi lists {len(listed)} GPU(s), torch {torch.__version__} can use {usable}", fix)]
+    return [ok(f"{usable} GPU(s): {', '.join(sorted(set(listed))) or torch.cuda.get_device_name(0)}")]
 
 
 def _nvidia_smi() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=15)
-    return found.stdout.split("\n")[:-1] if found.returncode == 0 else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=15)
+    return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
 
 
 def limits() -> list[Finding]:
-    """Shared memory and open files: both end a study hours after its start, with messages that name neither."""
+    """Shared memory and open files. Too little of either ends a study hours after its start, with unclear messages."""
     shared = os.statvfs("/dev/shm")
     size = shared.f_frsize * shared.f_blocks
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    found = [ok(f"/dev/shm has {size / 2**30:.1f} GiB")]
+    findings = [ok(f"/dev/shm has {size / 2**30:.1f} GiB")]
     if size < SHM_BYTES:
-        mend = "docker run --shm-size=8g; in Kubernetes an emptyDir with medium: Memory at /dev/shm"
-        found = [warn(f"/dev/shm has {size / 2**20:.0f} MiB: Ray falls back to the disk, NCCL fails", mend)]
+        fix = "docker run --shm-size=8g; in Kubernetes an emptyDir with medium: Memory at /dev/shm"
+        text = f"/dev/shm has {size / 2**20:.0f} MiB, less than {SHM_BYTES >> 30} GiB: Ray uses the disk instead, NCCL fails"
+        findings = [warn(text, fix)]
     if files != resource.RLIM_INFINITY and files < OPEN_FILES:
-        return [*found, warn(f"ulimit -n is {files}", f"ulimit -n 65536 before `ray start`; {OPEN_FILES} at least")]
-    return [*found, ok(f"ulimit -n is {files}")]
+        text = f"at most {files:,} open files, fewer than {OPEN_FILES:,}"
+        return [*findings, warn(text, "ulimit -n 65536 before `ray start` or `vitscale run`")]
+    unlimited = files == resource.RLIM_INFINITY
+    return [*findings, ok("any number of open files" if unlimited else f"at most {files:,} open files")]

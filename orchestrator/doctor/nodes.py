@@ -1,4 +1,7 @@
-"""`python -m orchestrator.doctor.nodes FOLDER`: which nodes of the named cluster do not see a folder. Prints [nodes, count]."""
+"""`python -m orchestrator.doctor.nodes FOLDER`: the nodes of the cluster of RAY_ADDRESS that do not see a folder.
+
+Prints [addresses of these nodes, number of all nodes] as JSON.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ NODE_SECONDS = 40.0
 
 
 def main(folder: Path) -> None:
-    """Write a file, look for it on every node, remove it."""
+    """Write a file to the folder, look for it on every node, remove it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -25,14 +28,14 @@ def main(folder: Path) -> None:
         def sees(path: str) -> bool:
             return Path(path).exists()
 
-        look = ray.remote(num_cpus=0)(sees)
-        asked = [
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(probe))
+        task = ray.remote(num_cpus=0)(sees)
+        replies = [
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(probe))
             for node in alive
         ]
-        ready = set(ray.wait(asked, num_returns=len(asked), timeout=NODE_SECONDS)[0])
-        seen = [task in ready and ray.get(task) for task in asked]
-        blind = [node["NodeManagerAddress"] for node, is_seen in zip(alive, seen, strict=True) if not is_seen]
+        ready = set(ray.wait(replies, num_returns=len(replies), timeout=NODE_SECONDS)[0])
+        is_visible = [reply in ready and ray.get(reply) for reply in replies]
+        blind = [node["NodeManagerAddress"] for node, visible in zip(alive, is_visible, strict=True) if not visible]
         print(json.dumps([blind, len(alive)]))
     finally:
         probe.unlink()

@@ -1,4 +1,4 @@
-"""What one study asks for: its storage, its tracker, its datasets, its webhook's variable."""
+"""Checks of what one study needs: storage folder, MLflow, datasets, the variable of its webhook."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from orchestrator.doctor.finding import Finding, fail, ok, warn
 from orchestrator.plan.datasets import look_up_datasets, said_of_missing
 from orchestrator.secrets import expand_environment, redact
 from orchestrator.spec.integrations import check_tracker
+from orchestrator.spec.schema import ExternalData
 from orchestrator.spec.study import StudyFile
 from orchestrator.store.layout import Store
 from orchestrator.tracking.mlflow import tracking_uri
 from vitmodel.config.base import UserError
+from vitmodel.data.index import INDEX_FILE
 
 REPLY_SECONDS = 5.0
-ROOMY_BYTES = 10 * 2**30
+LOW_BYTES = 10 * 2**30  # with less free space there is a warning
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def storage(folder: Path) -> list[Finding]:
-    """Writable, renames replace in one step, and there is room."""
+    """The folder can be written, renames are atomic, and there is free space."""
     probe = folder / f".probe-{uuid.uuid4().hex[:8]}"
     other = probe.with_suffix(".new")
     is_new = not folder.exists()
@@ -39,42 +41,43 @@ def storage(folder: Path) -> list[Finding]:
         replaced = probe.read_bytes() == b"new" and not other.exists()
         free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
     except OSError as error:
-        return [fail(f"{folder} cannot be written: {error.strerror}", "another storage.path, or its owner and mount options")]
+        fix = "choose another storage.path, or correct the owner and the mount options of the folder"
+        return [fail(f"{folder} cannot be written: {error.strerror}", fix)]
     finally:
         for path in (probe, other):
             _remove(path)
         if is_new and folder.is_dir():
-            folder.rmdir()  # a look leaves nothing
+            folder.rmdir()  # a check leaves nothing behind
     if not replaced:
-        return [
-            fail(f"{folder} does not replace a file in one step", "a mount with atomic renames (no plain object-store mount)")
-        ]
-    if free < ROOMY_BYTES:
-        return [warn(f"{folder} has {free / 2**30:.1f} GiB left", "`vitscale plan` says what a study writes")]
-    return [ok(f"{folder} can be written, renames are atomic, {free / 2**30:,.0f} GiB left")]
+        fix = "choose a file system with atomic renames; a plainly mounted bucket has none"
+        return [fail(f"{folder}: renames are not atomic", fix)]
+    if free < LOW_BYTES:
+        fix = "free some space; `vitscale plan` estimates what a study writes (`disk`)"
+        return [warn(f"{folder} has {free / 2**30:.1f} GiB of free space", fix)]
+    return [ok(f"{folder} can be written, renames are atomic, {free / 2**30:,.0f} GiB of free space")]
 
 
 def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
-    except OSError:  # the folder is read-only or no folder: nothing was written
+    except OSError:  # read-only, or not a folder: nothing was written
         return
 
 
 def tracker(setting: str, root: Path) -> list[Finding]:
-    """MLflow answers in time; no file store; no plain http over a network."""
+    """MLflow answers in time; it is not a file store and not plain http over a network."""
     try:
         uri = expand_environment(tracking_uri(setting, Store(root)))
         check_tracker(uri)
     except (UserError, ValueError) as error:
-        return [fail(f"tracking.mlflow: {error}", "auto, sqlite:///FILE or http://127.0.0.1:PORT")]
+        return [fail(f"tracking.mlflow: {error}", "set it to auto, sqlite:///FILE or http://127.0.0.1:PORT")]
     if uri.startswith("sqlite"):
         return [_sqlite(Path(uri.removeprefix("sqlite:///")))]
     return [_server(uri, str(redact(setting)))]
 
 
 def _server(uri: str, shown: str) -> Finding:
-    """A tracking server, or the database behind none."""
+    """A tracking server, or a database without a server."""
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
     try:
@@ -84,51 +87,58 @@ def _server(uri: str, shown: str) -> Finding:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REPLY_SECONDS):
             pass
     except urllib.error.HTTPError as error:
-        return fail(f"{shown} answers {error.code}: no MLflow, or it wants a password", "MLFLOW_TRACKING_USERNAME, _PASSWORD")
+        fix = "check the address; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return fail(f"{shown} replies with status {error.code}: it is not MLflow, or requires a password", fix)
     except OSError as error:
-        mend = f"mlflow server --host 127.0.0.1 --port {parts.port or 5000}; a study goes on without it, `vitscale sync` later"
-        return fail(f"{shown} does not answer in {REPLY_SECONDS:g} s: {getattr(error, 'reason', error)}", mend)
+        fix = f"mlflow server --host 127.0.0.1 --port {parts.port or 5000}; or run without it, and `vitscale sync` later"
+        return fail(f"{shown} did not answer in {REPLY_SECONDS:g} s: {getattr(error, 'reason', error)}", fix)
     if scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
-        return warn(f"{shown} is plain http over the network", "https, or loopback behind a tunnel")
+        return warn(f"{shown} is plain http over the network", "use https, or a tunnel and its address on 127.0.0.1")
     return ok(f"{shown} answers")
 
 
 def _sqlite(path: Path) -> Finding:
     if not path.exists():
-        return ok(f"{path.name} will be made")
+        return ok(f"{path} will be created")
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=REPLY_SECONDS)) as database:
             database.execute("select count(*) from sqlite_master").fetchone()
     except sqlite3.Error as error:
-        return fail(f"{path} is no database: {error}", "move it aside; `vitscale sync` writes everything anew")
-    return ok(f"{path} is a database")
+        fix = "move the file away; `vitscale sync` sends all results again, to a new one"
+        return fail(f"{path} is not an SQLite database: {error}", fix)
+    return ok(f"{path} can be read")
 
 
 def datasets(file: StudyFile, root: Path) -> list[Finding]:
-    """Every dataset of the study has an index that says what the study says."""
-    found = []
-    for name in file.study.datasets:
-        alone = StudyFile(file.study.model_copy(update={"datasets": {name: file.study.datasets[name]}}), file.tree)
+    """Every dataset of the study exists or will be generated, and its index agrees with the study."""
+    findings = []
+    for name, spec in file.study.datasets.items():
+        alone = StudyFile(file.study.model_copy(update={"datasets": {name: spec}}), file.tree)
         try:
             facts = look_up_datasets(alone, root)[name]
         except UserError as error:
-            found.append(fail(redact(str(error), file.variables), "`vitscale data verify`, `vitscale data index`"))
+            fix = "correct the study file, or the dataset: `vitscale data verify`, `vitscale data index`"
+            findings.append(fail(redact(str(error), file.variables), fix))
             continue
-        where = redact(facts.root, file.variables)
+        folder = redact(facts.root, file.variables)
+        counts = f"{facts.train:,} training images of {facts.classes} classes"
         if facts.missing:
-            said = said_of_missing(redact(facts.missing, file.variables), where)
-            found.append(fail(f"{name}: {said}", "`vitscale data pack`; set ${env:...} variables; check the mount"))
+            reason = said_of_missing(redact(facts.missing, file.variables), folder)
+            fix = "`vitscale data pack`; set the ${env:...} variables of the study; check the mount"
+            findings.append(fail(f"{name}: {reason}", fix))
+        elif not isinstance(spec, ExternalData) and not Path(facts.root, INDEX_FILE).is_file():
+            findings.append(ok(f"{name}: {counts}, generated when the study starts, in {folder}"))
         else:
-            found.append(ok(f"{name}: {facts.train:,} training images of {facts.classes} classes, {where}"))
-    return found
+            findings.append(ok(f"{name}: {counts}, in {folder}"))
+    return findings
 
 
 def webhook(file: StudyFile) -> list[Finding]:
-    """Its variable is set. Nothing is posted."""
+    """The environment variable of the webhook is set. Nothing is sent."""
     if file.study.notify is None:
         return []
     try:
         expand_environment(file.study.notify.webhook)
     except UserError as error:
         return [fail(f"notify.webhook: {error.message}", "export it where the study is started, from a secret store")]
-    return [ok("notify.webhook: its variable is set")]
+    return [ok("notify.webhook: its environment variable is set")]
