@@ -1,6 +1,6 @@
-"""`${env:NAME}`: read where it is used, and never written. Takes secrets out of whatever leaves the process.
+"""`${env:NAME}`: read where it is needed, never written. Removes secrets from everything that leaves the process.
 
-A study names a variable, not its value. The value is looked up by the driver or worker that needs it; what is written or
+A study contains the name of a variable, not its value. The driver or worker that needs the value reads it. What is written or
 sent (plans, bundles, failures, logs, MLflow, webhooks, reports) passes through `redact`, which turns values back into names.
 """
 
@@ -14,12 +14,13 @@ from typing import Any
 from vitmodel.config.base import UserError
 
 HIDDEN = "***"
-SHORTEST = 4  # characters: a shorter value says nothing, and hiding it would spoil every text
-SHORTEST_GUESSED = 8  # of a variable that no study names: SOME_KEY=true is no secret
+SHORTEST = 4  # characters; replacing a shorter value would change unrelated text
+SHORTEST_GUESSED = 8  # of a variable that no study names: SOME_KEY=true is not a secret
 _NAMED = re.compile(r"\$\{env:(\w+)\}")
 _SECRET_WORDS = r"token|secret|passw(?:or)?d|pwd|api_?key|access_?key|private_?key|credentials?|authorization|webhook|signature"
 _SECRET_KEY = re.compile(rf"(?:^|[_.-])(?:{_SECRET_WORDS})$", re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(rf"(?:^|_)(?:{_SECRET_WORDS}|key)(?:_id)?$", re.IGNORECASE)
+_NO_SECRETS = ("PWD", "OLDPWD")  # the working directory, whose name only looks like that of a password
 _USER_INFO = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _PAIR = re.compile(
     rf"((?:^|[\s?&;,'\"_-])(?:{_SECRET_WORDS})[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?)([^\s&;,'\"]+)", re.IGNORECASE
@@ -27,7 +28,7 @@ _PAIR = re.compile(
 
 
 def expand_environment(text: str) -> str:
-    """`${env:NAME}` replaced by its value. Raises UserError where it is not set."""
+    """The text with the values of its variables. Raises UserError for a variable that is not set."""
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
@@ -38,29 +39,36 @@ def expand_environment(text: str) -> str:
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """The variables that a text names, in order."""
+    """The variables in a text, in order."""
     return tuple(dict.fromkeys(_NAMED.findall(text)))
 
 
 def has_literal_user_info(address: str) -> bool:
-    """Whether an address holds a user's name or password that is not `${env:NAME}`."""
-    found = _USER_INFO.search(address)
-    return found is not None and not _NAMED.search(found[0])
+    """Whether an address contains a user name or password that is not `${env:NAME}`."""
+    user_info = _USER_INFO.search(address)
+    return user_info is not None and not _NAMED.search(user_info[0])
 
 
 def as_named(text: str, names: Iterable[str]) -> str:
-    """The values of these variables as `${env:NAME}` again, so that `expand_environment` gives the same text back."""
+    """The text with `${env:NAME}` in place of the values of these variables: the inverse of `expand_environment`."""
     values = {value: name for name in names if len(value := os.environ.get(name, "")) >= SHORTEST}
-    for value in sorted(values, key=len, reverse=True):  # a value may hold another
+    for value in sorted(values, key=len, reverse=True):  # a value may contain another
         text = text.replace(value, f"${{env:{values[value]}}}")
     return text
 
 
 def redact(value: Any, names: Iterable[str] = ()) -> Any:
-    """Texts, dictionaries and lists without secrets: values of these variables and of all whose name says that they are
-    secret, passwords in addresses, and what stands under a secret's key."""
-    guessed = (name for name, text in os.environ.items() if len(text) >= SHORTEST_GUESSED and _SECRET_VARIABLE.search(name))
+    """Text, dictionaries and lists without secrets.
+
+    Secrets are the values of the variables `names` and of all variables whose name looks like that of a secret, passwords in
+    addresses, and values under a key that looks like that of a secret.
+    """
+    guessed = (name for name, text in os.environ.items() if _looks_secret(name) and len(text) >= SHORTEST_GUESSED)
     return _redacted(value, (*names, *guessed))
+
+
+def _looks_secret(variable: str) -> bool:
+    return variable not in _NO_SECRETS and _SECRET_VARIABLE.search(variable) is not None
 
 
 def _redacted(value: Any, hide: tuple[str, ...]) -> Any:

@@ -38,12 +38,14 @@ CANARY = "canary-9d81e2f7"
         (f"RuntimeError: {CANARY}-token", "RuntimeError: ${env:VITSCALE_TEST_TOKEN}"),
         ("7 tokens of width 8, member 'a.jpg' at byte 512: no class number", None),
         ("https://host/data/train-00001.tar: truncated at byte 12", None),
+        ("/mnt/work/runs: storage folder cannot be written", None),  # $PWD: a folder, not a password
     ],
 )
 def test_texts(text: str, shown: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITSCALE_TEST_PLACE", CANARY)
-    monkeypatch.setenv("VITSCALE_TEST_TOKEN", f"{CANARY}-token")  # not named by the study, but its name says what it is
+    monkeypatch.setenv("VITSCALE_TEST_TOKEN", f"{CANARY}-token")  # not named by the study, but its name is that of a secret
     monkeypatch.setenv("VITSCALE_TEST_KEY", "true")
+    monkeypatch.setenv("PWD", "/mnt/work")
     assert redact(text, ("VITSCALE_TEST_PLACE",)) == (shown or text)
 
 
