@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Start the head of a Ray cluster: token authentication on, dashboard and job API on loopback only.
+# Start the head of a Ray cluster, with token authentication, and with dashboard and job API on loopback only.
 #
 #   cluster/head.sh [further options of `ray start`]
 #
-# The token is made once, readable by its owner only; copy it to the same place on every node and client.
+# The first start creates the token, readable by its owner only. Copy it to the same path on every node and client.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"    # a job's `python` is the one that Ray was started with
-export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-120}" # a driver that is told to stop lets every run save
+[ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"    # a job runs the `python` that Ray was started with
+export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-120}" # a job that is stopped saves every run first
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
     (umask 077 && mkdir -p "$(dirname "$RAY_AUTH_TOKEN_PATH")" &&

@@ -1,6 +1,6 @@
-"""The files of cluster/ against what their readers take: Kubernetes' types, KubeRay's fields, Ray's schema, bash, Docker.
+"""The files of cluster/ against Kubernetes' types, KubeRay's fields, Ray's schema, shellcheck and Docker's syntax.
 
-No cluster is needed; what only a cluster can show is said in docs/cluster.md.
+No cluster is needed. docs/cluster.md lists what was not tested on one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CLUSTER = ROOT / "cluster"
 MANIFESTS = sorted(CLUSTER.glob("kuberay/*.yaml"))
 PLACE_OF_SECRETS = re.compile(r"token|secret|password|webhook|credential|key", re.IGNORECASE)
 
-# Fields of KubeRay 1.6's ray.io/v1 that may be used, with their types: Kubernetes' own, or other entries here.
+# The fields of KubeRay 1.6's ray.io/v1 that we use, with their types: Kubernetes' types, or other entries of this table.
 KUBERAY: dict[str, dict[str, str]] = {
     "RayCluster": {"apiVersion": "str", "kind": "str", "metadata": "V1ObjectMeta", "spec": "RayClusterSpec"},
     "RayJob": {"apiVersion": "str", "kind": "str", "metadata": "V1ObjectMeta", "spec": "RayJobSpec"},
@@ -96,28 +96,28 @@ def load(path: Path) -> Any:
 
 
 def mistakes(value: Any, kind: str, place: str = "") -> list[str]:
-    """What in a manifest its type does not have, or has otherwise."""
+    """Fields of a manifest that are missing, unknown or of the wrong type."""
     if kind in PLAIN:
         right = isinstance(value, PLAIN[kind]) and not (kind == "int" and isinstance(value, bool))
-        return [] if right else [f"{place}: {value!r} is no {kind}"]
+        return [] if right else [f"{place}: {value!r} is not of type {kind}"]
     if kind.startswith("list["):
         items = value if isinstance(value, list) else [None]
-        return [found for i, item in enumerate(items) for found in mistakes(item, kind[5:-1], f"{place}[{i}]")]
+        return [m for i, item in enumerate(items) for m in mistakes(item, kind[5:-1], f"{place}[{i}]")]
     if kind.startswith("dict("):
         inner = kind[5:-1].partition(", ")[2]
-        return [found for key, item in value.items() for found in mistakes(item, inner, f"{place}.{key}")]
+        return [m for key, item in value.items() for m in mistakes(item, inner, f"{place}.{key}")]
     if kind in ("object", "datetime"):
         return []
     fields = fields_of(kind)
     if not isinstance(value, dict):
-        return [f"{place}: {value!r} is no {kind}"]
+        return [f"{place}: {value!r} is not of type {kind}"]
     missing = [f"{place}.{name}: missing" for name in NEEDED.get(kind, set()) - value.keys()]
     unknown = [f"{place}.{name}: unknown in {kind}" for name in value.keys() - fields.keys()]
     return missing + unknown + [m for n in value.keys() & fields.keys() for m in mistakes(value[n], fields[n], f"{place}.{n}")]
 
 
 def fields_of(kind: str) -> dict[str, str]:
-    """Fields of a type and theirs: KubeRay's from the table above, Kubernetes' from its own client."""
+    """Types of the fields of a type: KubeRay's from the table above, Kubernetes' from its Python client."""
     if kind in KUBERAY:
         return KUBERAY[kind]
     model = getattr(client, kind)
@@ -139,15 +139,15 @@ def test_manifests_have_the_fields_of_their_types(path: Path) -> None:
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?", manifest["metadata"]["name"])
 
 
-def test_the_check_of_manifests_sees_mistakes() -> None:
+def test_the_manifest_check_finds_mistakes() -> None:
     manifest = load(CLUSTER / "kuberay/raycluster.yaml")
     container = manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     container["imagePullPolice"] = container.pop("image")
     manifest["spec"]["workerGroupSpecs"][0]["maxReplicas"] = "8"
     del manifest["spec"]["authOptions"]
-    found = " ".join(mistakes(manifest, "RayCluster"))
-    for words in ("imagePullPolice: unknown", "image: missing", "'8' is no int", "authOptions: missing"):
-        assert words in found
+    text = " ".join(mistakes(manifest, "RayCluster"))
+    for mistake in ("imagePullPolice: unknown", "image: missing", "'8' is not of type int", "authOptions: missing"):
+        assert mistake in text
 
 
 def ray_specs() -> list[dict[str, Any]]:
@@ -159,9 +159,9 @@ def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
 
 
-def test_clusters_ask_for_a_token_and_share_storage() -> None:
+def test_clusters_require_a_token_and_share_storage() -> None:
     first, second = ray_specs()
-    assert first == second, "the job's own cluster is the one that stays"
+    assert first == second, "the job's cluster is configured like the permanent one"
     pinned = dict(line.split("==") for line in (CLUSTER / "constraints.txt").read_text().split() if "==" in line)
     assert first["authOptions"] == {"mode": "token"}
     assert first["rayVersion"] == pinned["ray"]
@@ -181,13 +181,13 @@ def test_clusters_ask_for_a_token_and_share_storage() -> None:
 
 def test_a_job_is_submitted_once() -> None:
     spec = load(CLUSTER / "kuberay/rayjob.yaml")["spec"]
-    assert spec["jobId"], "a submitter that starts again finds the job by its id"
+    assert spec["jobId"], "a submitter that is restarted finds the job by its id"
     assert spec["backoffLimit"] >= 1
     study = Path(spec["entrypoint"].split()[3])
     assert read_study(ROOT / study.relative_to("/app")).study.name == "scaling"
 
 
-def test_no_secret_stands_in_a_file_of_the_cluster() -> None:
+def test_no_file_contains_a_secret() -> None:
     for spec in ray_specs():
         for pod in pods(spec):
             for variable in pod["containers"][0]["env"]:
@@ -201,7 +201,7 @@ def test_no_secret_stands_in_a_file_of_the_cluster() -> None:
 
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])
-def test_the_cluster_launcher_takes_the_files(name: str) -> None:
+def test_the_cluster_launcher_accepts_the_files(name: str) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = load(CLUSTER / f"{name}.yaml")
@@ -220,22 +220,22 @@ def test_the_cluster_launcher_takes_the_files(name: str) -> None:
         validate_config(prepare_config(wrong))
 
 
-def test_a_cluster_that_grows_is_asked_for_the_largest_group(
+def test_an_autoscaling_cluster_is_asked_for_the_largest_group(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An autoscaler starts nothing without demand; once there is room the worker groups themselves are the demand."""
-    asked: list[list[dict[str, float]]] = []
+    """An autoscaler starts no node without demand. Once the cluster is large enough, the worker groups are the demand."""
+    requested: list[list[dict[str, float]]] = []
     grown = [{"Alive": True, "Resources": {"CPU": 4.0}}]
-    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))  # noqa: PLW0108
-    monkeypatch.setattr("ray.nodes", lambda: grown if asked else [])
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: requested.append(bundles))  # noqa: PLW0108
+    monkeypatch.setattr("ray.nodes", lambda: grown if requested else [])
     monkeypatch.setattr(capacity, "INTERVAL_SECONDS", 0.0)
     plan = prepare(write_study(lambda content: content.update(resources={"workers": 2})), str(tmp_path)).plan
     assert capacity.wait_for_capacity(plan, [], wait_minutes=1) == [{"CPU": 4.0}]
-    assert asked == [[{"CPU": 1.0}] * 2, []]
+    assert requested == [[{"CPU": 1.0}] * 2, []]
     monkeypatch.setattr("ray.nodes", lambda: [])
     with pytest.raises(NoClusterError):
         capacity.wait_for_capacity(plan, [], wait_minutes=0.001)
-    assert asked[-1] == []
+    assert requested[-1] == []
 
 
 # --- shell ----------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ esac""",
 
 
 def slurm_script(tmp_path: Path) -> subprocess.Popen[str]:
-    """`slurm.sh` under way, with stand-ins for Slurm's and Ray's commands that write down how they were called."""
+    """`slurm.sh`, running with stand-ins for Slurm's and Ray's commands that record how they were called."""
     (tmp_path / "bin").mkdir()
     for name, body in FAKES.items():
         fake = tmp_path / "bin" / name
@@ -284,7 +284,7 @@ def slurm_script(tmp_path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_slurm_job_whose_time_is_nearly_over_saves_and_queues_again(tmp_path: Path) -> None:
+def test_a_slurm_job_near_its_time_limit_saves_and_is_requeued(tmp_path: Path) -> None:
     (tmp_path / "long").write_text("")
     job = slurm_script(tmp_path)
     deadline = time.monotonic() + 30
@@ -292,25 +292,25 @@ def test_a_slurm_job_whose_time_is_nearly_over_saves_and_queues_again(tmp_path: 
         assert time.monotonic() < deadline
         time.sleep(0.05)
     job.send_signal(signal.SIGUSR1)
-    said = job.communicate(timeout=30)[1]
-    assert job.returncode == 1, said
+    stderr = job.communicate(timeout=30)[1]
+    assert job.returncode == 1, stderr
     assert (tmp_path / "stopped").read_text() == "-m orchestrator.cli stop study.yaml\n"
     assert (tmp_path / "requeued").read_text() == "40123\n"
 
 
 @pytest.mark.parametrize(("is_broken", "code"), [(False, 4), (True, 3)])
-def test_the_slurm_script_on_pretended_nodes(is_broken: bool, code: int, tmp_path: Path) -> None:
+def test_the_slurm_script_with_stand_ins_for_slurm_and_ray(is_broken: bool, code: int, tmp_path: Path) -> None:
     if is_broken:
         (tmp_path / "broken").write_text("")
     job = slurm_script(tmp_path)
-    said = job.communicate(timeout=60)[1]
-    assert job.returncode == code, said
+    stderr = job.communicate(timeout=60)[1]
+    assert job.returncode == code, stderr
     assert not (tmp_path / "requeued").exists()
     assert (tmp_path / "mode").read_text().strip() == "600"
     assert (tmp_path / "length").read_text().strip() == "64"
-    assert list((tmp_path / ".ray").iterdir()) == [], "the token goes with the job"
-    called = (tmp_path / "ray").read_text()
-    assert called.startswith("token symmetric-run --address 10.1.2.3:20123 --min-nodes 3 --dashboard-host=127.0.0.1")
+    assert list((tmp_path / ".ray").iterdir()) == [], "the token is deleted with the job"
+    arguments = (tmp_path / "ray").read_text()
+    assert arguments.startswith("token symmetric-run --address 10.1.2.3:20123 --min-nodes 3 --dashboard-host=127.0.0.1")
     if not is_broken:
         assert (tmp_path / "study").read_text() == "10.1.2.3:20123 -m orchestrator.study study.yaml\n"
 
@@ -444,7 +444,7 @@ def test_leave_waits_for_training_workers_only(monkeypatch: pytest.MonkeyPatch) 
 # --- the image ------------------------------------------------------------------------------------------------
 
 
-def test_the_image(tmp_path: Path) -> None:
+def test_the_dockerfile(tmp_path: Path) -> None:
     shutil.copy(CLUSTER / "Dockerfile", tmp_path / "Dockerfile")
     steps = DockerfileParser(str(tmp_path)).structure
     names = [step["instruction"] for step in steps if step["instruction"] != "COMMENT"]
@@ -453,19 +453,21 @@ def test_the_image(tmp_path: Path) -> None:
     assert names.index("USER") < names.index("CMD")
     assert "ADD" not in names
     base = next(step["value"] for step in steps if step["instruction"] == "ARG")
-    assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-[a-z-]+", base), "a whole version, never latest"
+    assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-[a-z-]+", base), "a complete version, never latest"
     assert "-c cluster/constraints.txt" in " ".join(step["value"] for step in steps if step["instruction"] == "RUN")
-    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    included = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [word for step in steps if step["instruction"] == "COPY" for word in step["value"].split()[:-1]]
     for source in copied:
         assert (ROOT / source).exists(), source
-        assert any(fnmatch.fnmatch(source, keep) for keep in kept), f"{source} is ignored"
+        assert any(fnmatch.fnmatch(source, pattern) for pattern in included), f"{source} is ignored"
 
 
-def test_the_image_pins_what_the_tests_have_seen() -> None:
-    asked = [Requirement(text) for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+def test_the_image_pins_the_tested_versions() -> None:
+    requirements = [
+        Requirement(text) for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    ]
     lines = [line for line in (CLUSTER / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pinned = dict(line.split("==") for line in lines)
-    assert {need.name for need in asked} == set(pinned)
-    for need in asked:
-        assert need.specifier.contains(pinned[need.name]), need
+    assert {requirement.name for requirement in requirements} == set(pinned)
+    for requirement in requirements:
+        assert requirement.specifier.contains(pinned[requirement.name]), requirement
