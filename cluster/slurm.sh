@@ -18,7 +18,8 @@
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?not set: submit this script with sbatch}"
 [ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"
-[ -f "${1:?no study file given: sbatch cluster/slurm.sh STUDY.yaml}" ] || { echo "error: study file $1 does not exist" >&2; exit 2; }
+study="${1:?no study file given: sbatch cluster/slurm.sh STUDY.yaml}"
+[ -f "$study" ] || { echo "error: study file $study does not exist" >&2; exit 2; }
 
 # The token of this job's cluster: in the home folder, which all nodes share, readable by its owner only, deleted with the job.
 umask 077

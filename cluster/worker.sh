@@ -7,5 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
-[ -s "$RAY_AUTH_TOKEN_PATH" ] || { echo "error: no token at $RAY_AUTH_TOKEN_PATH: copy it from the head (mode 600)" >&2; exit 2; }
+[ -s "$RAY_AUTH_TOKEN_PATH" ] ||
+    { echo "error: no token at $RAY_AUTH_TOKEN_PATH: copy it from the head (mode 600)" >&2; exit 2; }
 exec ray start --address="${1:?no address of the head given, such as 10.0.0.1:6379}" --disable-usage-stats "${@:2}"
