@@ -86,8 +86,7 @@ def _plan_text(prepared: Prepared, as_json: bool) -> str:
     done = sum(prepared.store.run(run.run_id).state() is State.DONE for run in prepared.plan.runs)
     bundles = prepared.local_bundles()
     if as_json:
-        plan = prepared.plan_file(bundles).model_dump(mode="json", exclude_unset=True)
-        return json.dumps({**plan, "done": done}, indent=1)
+        return json.dumps({**prepared.plan_file(bundles).as_data(), "done": done}, indent=1)
     return plan_as_text(prepared.plan, bundles, done)
 
 

@@ -5,7 +5,7 @@ Fields are only ever added, with a default: plan files of earlier versions stay 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -88,6 +88,14 @@ class PlanFile(Record):
     bundles: tuple[BundleFacts, ...]  # those that were launched; of `vitscale plan`: those for this machine
     runs: tuple[RunFacts, ...]
     imports: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """The plan as plain data for JSON. `runs` and `after` of a bundle are left out where it holds whole cells."""
+        data = self.model_dump(mode="json")
+        for bundle in data["bundles"]:
+            if not bundle["after"]:
+                del bundle["runs"], bundle["after"]
+        return data
 
 
 def run_facts(run: Run) -> RunFacts:

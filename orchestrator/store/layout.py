@@ -133,7 +133,7 @@ class Store:
 
     def write_plan(self, plan: PlanFile) -> None:
         """Write plan.json of its study."""
-        write_json(self.study(plan.study) / "plan.json", plan.model_dump(mode="json", exclude_unset=True))
+        write_json(self.study(plan.study) / "plan.json", plan.as_data())
 
     def skip_reason(self, parent: str | None) -> str:
         """Why a run that starts from `parent` cannot run; empty where it can."""
