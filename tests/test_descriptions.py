@@ -78,7 +78,7 @@ def test_pack_index_and_verify_from_the_command_line(tmp_path: Path) -> None:
     assert call("index", tmp_path / "tars", "--ignore", "txt")[1] == f"{tmp_path / 'tars'}: train 4 images of 3 classes\n"
     for words, message in {
         ("cifar11", tmp_path / "no"): "no such file or folder",
-        ("fashion_mnist", tmp_path / "no"): "--from: is missing: fashion_mnist is a known dataset",
+        ("fashion_mnist", tmp_path / "no"): "--from: required: fashion_mnist is a known dataset",
         ("fashion_mnist", tmp_path / "no", "--from", source): "packed .* a file is missing or is of another version",
         ("fashion_mnist", tmp_path / "no2", "--from", source, "--split", "val=1%"): "--split: cannot be combined with",
         ("fashion_mnist", tmp_path / "no2", "--from", source, "--dev"): "has no development split",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.commands.files import check_folder, check_writable
 from orchestrator.commands.options import Storage
 from orchestrator.prepare import prepare
 from orchestrator.spec.describe import find_description, known_names, read_description
@@ -108,13 +109,15 @@ def pack(
         _pack_of_study(study, source, storage, options)
         return
     if dest is None:
-        raise UserError("is missing: the folder to write the dataset to", field="DEST")
+        raise UserError("required: the folder to write the dataset to", field="DEST")
     _refuse({"--storage": storage}, "DEST; it is the storage folder for --study")
     if downloads is not None or (not Path(source).exists() and find_description(source)):
         _refuse(described, f"the known dataset {source}: its description sets it")
         if downloads is None:
-            raise UserError(f"is missing: {source} is a known dataset", field="--from", allowed="the folder of its downloads")
-        _print_counts(pack_described(_known(source), downloads, dest, options, dev=dev), dest)
+            raise UserError(f"required: {source} is a known dataset", field="--from", allowed="the folder of its downloads")
+        description = _known(source)
+        check_writable(dest.parent, "DEST")
+        _print_counts(pack_described(description, downloads, dest, options, dev=dev), dest)
     else:
         _refuse({"--dev": dev}, "a source without description; it is for known datasets")
         config = PackConfig(
@@ -126,6 +129,7 @@ def pack(
             source=source,
             command=options.command,
         )
+        check_writable(dest.parent, "DEST")
         _print_counts(pack_visibly(config, dest, options), dest)
 
 
@@ -152,6 +156,8 @@ def index(
     """
     from vitmodel.data.external_tars import index_tars
 
+    check_folder(folder)
+    check_writable(folder, "FOLDER")
     command = "vitscale " + shlex.join(sys.argv[1:])
     left_out = tuple(extension.lstrip(".").lower() for extension in ignore or ())
     made = index_tars(folder, seed=seed, source=source, licence=licence, command=command, ignore=left_out, processes=workers)
@@ -166,8 +172,7 @@ def verify(folder: DatasetFolder, workers: Workers = None) -> None:
     """
     import vitmodel.data.verify
 
-    if not folder.is_dir():
-        raise UserError("no such folder", file=str(folder))
+    check_folder(folder)
     problems = vitmodel.data.verify.verify(folder, processes=workers)
     print("\n".join(problems) or f"{folder}: complete and unchanged")
     raise typer.Exit(1 if problems else 0)

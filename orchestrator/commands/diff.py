@@ -40,6 +40,8 @@ def compare(first: Side, second: Side, storage: StoragePath = "runs", as_json: J
         difference = diff.studies(read_study(Path(first)).study, read_study(Path(second)).study, (first, second))
     else:
         store = Store(storage_root(storage))
+        if not store.root.is_dir():
+            raise UserError("no such storage folder", file=str(store.root), field="--storage")
         difference = diff.runs(find_run(first, store), find_run(second, store))
     if as_json:
         print(json.dumps(asdict(difference), indent=1))

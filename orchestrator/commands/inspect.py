@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from orchestrator.commands.files import writing
 from orchestrator.commands.options import StoragePath
 from orchestrator.prepare import storage_root
 from orchestrator.store.find import FoundWeights, find_weights
@@ -71,16 +72,14 @@ def inspect_model(run: RunOrFile, image: ImagePaths = None, storage: StoragePath
     subject = _subject(source, image or [], store)
     folder = out or Path("inspect") / (source.path.parent.name if source.config else source.path.stem)
     arrays, refusals = compute_arrays(subject)
-    try:
+    with writing(folder, "--out"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"folder cannot be created: {error.strerror}", file=str(folder), field="--out") from None
-    np.savez_compressed(folder / ARRAYS_FILE, **arrays)
-    print(folder / ARRAYS_FILE)
-    for name, figure in figures(arrays).items():
-        for suffix in (".png", ".svg"):
-            figure.savefig(folder / f"{name}{suffix}", dpi=200)
-            print(folder / f"{name}{suffix}")
+        np.savez_compressed(folder / ARRAYS_FILE, **arrays)
+        print(folder / ARRAYS_FILE)
+        for name, figure in figures(arrays).items():
+            for suffix in (".png", ".svg"):
+                figure.savefig(folder / f"{name}{suffix}", dpi=200)
+                print(folder / f"{name}{suffix}")
     for name, reason in refusals.items():
         print(f"no {name}: {reason}")
 
@@ -137,7 +136,7 @@ def _subject(source: FoundWeights, paths: list[Path], store: Store) -> Subject:
     side = image_size_of_state(model, state)
     from_data = _test_images(source, store, side)
     if not paths and from_data is None:
-        raise UserError("is missing: no dataset of these weights is available here", field="--image", allowed="an image file")
+        raise UserError("required: no dataset of these weights is available here", field="--image", allowed="an image file")
     shown = np.stack([_read_image(path, side) for path in paths]) if paths else from_data[:1]  # type: ignore[index]
     averaged = shown if from_data is None else from_data
     return Subject(name=model.variant, module=module(model, state), shown=shown, averaged=averaged)

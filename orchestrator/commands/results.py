@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.commands.files import check_file, writing
 from orchestrator.commands.options import Json, Storage, StoragePath, StudyPath
 from orchestrator.prepare import prepare, storage_root
 from orchestrator.spec.values import NAME
@@ -53,14 +54,10 @@ def import_results(
     if wrong := [item for item, pair in zip(column or [], pairs, strict=True) if not (pair[0] and pair[2])]:
         raise UserError(f"invalid value {wrong[0]!r}", field="--column", allowed="OURS=THEIRS, such as variant=model")
     root = storage_root(storage)
-    count = imports.import_csv(
-        root,
-        table,
-        name=label,
-        source=source,
-        columns={ours: theirs for ours, _, theirs in pairs},
-        dtypes=results.COLUMNS,
-    )
+    check_file(table)
+    columns = {ours: theirs for ours, _, theirs in pairs}
+    with writing(root, "--storage"):
+        count = imports.import_csv(root, table, name=label, source=source, columns=columns, dtypes=results.COLUMNS)
     print(f"{count} rows in {imports.folder(root, label)}; a study uses them with `imports: [{{name: {label}}}]`")
 
 
@@ -88,6 +85,7 @@ def fit(
     from orchestrator.laws.render import law_as_text
     from orchestrator.laws.tables import as_data, fit_groups, read
 
+    check_file(rows)
     frame = read(rows) if rows.suffix.lower() == ".csv" else _finished_rows(rows, storage)
     groups = fit_groups(frame, x=x, y=y, form=form, by=[name.strip() for name in by.split(",") if name.strip()])
     if as_json:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import orchestrator.study
+from orchestrator.commands.files import writing
 from orchestrator.commands.options import Json, Storage, StudyPath, StudyPathOrName
 from orchestrator.finish import write_report
 from orchestrator.plan.records import PlanFile
@@ -130,8 +131,9 @@ def report(study: StudyPath, storage: Storage = None, as_json: Json = False) -> 
     if as_json:
         print(results.collect(prepared.store.root, prepared.plan.study).to_json(orient="records", indent=1))
         return
-    for path in write_report(prepared).files:
-        print(path)
+    with writing(prepared.store.study(prepared.plan.study)):
+        files = write_report(prepared).files
+    print("\n".join(map(str, files)))
 
 
 @app.command()

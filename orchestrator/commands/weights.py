@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import ValidationError
 
+from orchestrator.commands.files import writing
 from orchestrator.commands.options import StoragePath
 from orchestrator.prepare import storage_root
 from orchestrator.store.find import find_weights
@@ -70,8 +71,9 @@ def import_file(
 
     _check_dest(dest, "ours")
     config, state = import_weights(file, _model(model), layout)
-    _make_parent(dest)
-    export_weights(state, config, dest)
+    with writing(dest, "DEST"):
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        export_weights(state, config, dest)
     print(f"{dest}: {_model_text(config)}; {len(state)} tensors, {sum(t.numel() for t in state.values()):,} values")
     if _has_guessed_heads(config, model, file):
         print("note: this layout does not store the number of heads; width / 64 was assumed. Set it with --model")
@@ -92,9 +94,10 @@ def export(
     _check_dest(dest, layout)
     source = find_weights(run_or_file, Store(storage_root(storage)))
     config, state = _read(source.path, source.model) if source.model else import_weights(source.path)
-    _make_parent(dest)
     target: Layout | None = None if layout == "ours" else layout
-    export_weights(state, config, dest, target)
+    with writing(dest, "DEST"):
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        export_weights(state, config, dest, target)
     print(f"{dest}: {_model_text(config)}; layout {layout}")
     for key, value in CHOICES[target].items() if target in ("official", "timm") else ():
         if isinstance(config, ViTConfig | HybridConfig) and (ours := getattr(config, key)) != value:
@@ -184,13 +187,6 @@ def _check_dest(dest: Path, target: Target) -> None:
     if dest.suffix != SUFFIXES[target]:
         allowed = f"a name that ends in {SUFFIXES[target]}" if SUFFIXES[target] else "a folder, a name without an ending"
         raise UserError(f"wrong name for layout {target}", file=str(dest), field="DEST", allowed=allowed)
-
-
-def _make_parent(dest: Path) -> None:
-    try:
-        dest.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"its folder cannot be created: {error.strerror}", file=str(dest), field="DEST") from None
 
 
 def _has_guessed_heads(config: ModelConfig, model: str | None, file: Path) -> bool:
