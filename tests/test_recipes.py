@@ -10,7 +10,7 @@ from conftest import WriteStudy
 
 from orchestrator.plan.make import Plan, make_plan
 from orchestrator.plan.render import run_facts
-from orchestrator.spec.schema import RecipeSpec
+from orchestrator.spec.pretrain import RecipeSpec
 from orchestrator.spec.study import read_study
 from vitmodel.config.base import UserError
 from vitmodel.config.hyperrule import bit_hyperrule, hyperrule_resolution
@@ -167,11 +167,11 @@ def test_a_list_is_an_axis(write_study: WriteStudy) -> None:
     found = {(c.pretrain.config.data.size, c.pretrain.config.recipe.weight_decay, c.pretrain.config.recipe.mixup) for c in vit}
     assert len(vit) == len(found) == 8
     assert {cell.pretrain.config.recipe.dropout for cell in vit} == {0.1}
-    names = {run_facts(cell.pretrain)["variant"] for cell in vit}
+    names = {run_facts(cell.pretrain).variant for cell in vit}
     assert names == {f"V16/8 weight_decay={w} mixup={m}" for w in ("0.03", "0.1") for m in ("0", "0.2")}
     for cell in vit:
         assert {child.variant for child in cell.children} == {cell.pretrain.variant}
-    others = {run_facts(cell.pretrain)["recipe"] for cell in plan.cells if cell not in vit}
+    others = {run_facts(cell.pretrain).recipe for cell in plan.cells if cell not in vit}
     assert others == {""}
 
 
@@ -199,7 +199,7 @@ def test_presets_side_by_side(write_study: WriteStudy) -> None:
 
     names = {cell.pretrain.variant for cell in plan_of(write_study(lambda c: change(c, "micro_resnet"))).cells}
     assert names == {"V16/8 preset=micro_vit", "V16/8 preset=micro_resnet"}
-    with pytest.raises(UserError, match="a second model called V16/8"):
+    with pytest.raises(UserError, match="V16/8 is listed twice"):
         plan_of(write_study(lambda c: change(c, "micro_vit")))
 
 
@@ -212,9 +212,9 @@ def test_axes_of_recipes_are_cut(write_study: WriteStudy) -> None:
 
 
 WRONG = {
-    "value": (vary(dropout=1.5), "less than 1", "dropout"),
-    "value in a list": (vary(mixup=[0.2, -1.0]), "greater than or equal to 0", "mixup"),
-    "word": (vary(schedule="cosinus"), "'cosine'", "schedule"),
+    "value": (vary(dropout=1.5), "1.5 is out of range (allowed: a number from 0 to below 1", "dropout"),
+    "value in a list": (vary(mixup=[0.2, -1.0]), "-1 is out of range (allowed: a number, 0 or more", "mixup[1]"),
+    "word": (vary(schedule="cosinus"), "did you mean cosine?", "schedule"),
     "alone in its lane": (lambda c: (vary(mixup=0.2)(c), c["pretrain"].update(lanes=32)), "gives each one alone", "lanes"),
     "no residual branches": (
         lambda c: c["pretrain"]["recipe"]["resnet"].update(stochastic_depth=0.1),

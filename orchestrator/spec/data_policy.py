@@ -1,31 +1,22 @@
-"""How a study reads its data: what is kept in memory, and what becomes of samples that cannot be read."""
+"""How a study handles samples that cannot be read."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import ClassVar
 
-from pydantic import BeforeValidator, Field
-
+from orchestrator.spec.values import CacheSize, Percentage, Written
 from vitmodel.config.base import Frozen
 
-BYTES = {"": 1, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
-
-
-def as_bytes(value: Any) -> Any:
-    """Bytes may be written 500MB or 2GiB."""
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?(|[MG]i?B)", value)):
-        return int(float(match[1]) * BYTES[match[2]])
-    return value
-
-
-CacheSize = Annotated[Annotated[int, Field(gt=0)] | Literal["auto", "off"], BeforeValidator(as_bytes)]
+__all__ = ["CacheSize", "SkipBad"]
 
 
 class SkipBad(Frozen):
-    """Leave out samples that cannot be read, up to this part of a dataset."""
+    """Replace samples that cannot be read, up to a share of the dataset."""
 
-    skip_up_to: str = Field(pattern=r"^\d+(\.\d+)?%$")
+    written: ClassVar = Written(noun="policy", forms="fail, or {skip_up_to: 0.1%}", example="{skip_up_to: 0.1%}")
+
+    skip_up_to: Percentage
+    """Largest share of unreadable samples; more of them end the run."""
 
     @property
     def share(self) -> float:

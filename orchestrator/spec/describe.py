@@ -54,9 +54,8 @@ def known_names() -> list[str]:
 def described(tree: YamlTree, place: Place, keys: dict[str, Any]) -> dict[str, Any]:
     """A dataset of a study with the facts of its description, unless the study states them. Raises UserError."""
     name = str(keys["describe"])
-    local = Path(tree.file).parent / name
-    path = local if local.is_file() else find_description(name)
-    if path is None or not path.is_file():
+    path = _description_file(Path(tree.file).parent, name)
+    if path is None:
         hint = did_you_mean(Path(name).stem, known_names())
         message = f"no description {name!r}{hint}"
         raise tree.error(message, (*place, "describe"), ", ".join(known_names()), example="describe: cifar10")
@@ -72,6 +71,16 @@ def described(tree: YamlTree, place: Place, keys: dict[str, Any]) -> dict[str, A
         "licence": description.licence,
     }
     return {**facts, **keys, "description": description}
+
+
+def _description_file(folder: Path, name: str) -> Path | None:
+    """The file of a study's `describe`: relative to the study's folder, or shipped under this name."""
+    try:
+        local = folder / name
+        path = local if local.is_file() else find_description(name)
+        return path if path is not None and path.is_file() else None
+    except OSError:  # such as a name that is too long
+        return None
 
 
 def train_images(description: Description, dev: bool) -> int:

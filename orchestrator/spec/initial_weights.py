@@ -1,6 +1,6 @@
-"""Weights that a study starts from in place of a pretraining (`init: PATH`): what the file holds, and whether it is this model.
+"""Weights that take the place of a pretraining (`init: PATH`): which model the file holds, and whether it is the stated one.
 
-Reads the file's header and its bytes for the hash, never its tensors. Every tensor is checked when the file is imported.
+Reads the file's header, and its bytes for the hash, never its tensors. Every tensor is checked when the run is executed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.spec.schema import InitFile
+from orchestrator.spec.pretrain import InitFile
 from vitmodel.config.base import UserError
 from vitmodel.config.models import CnnConfig, ModelConfig
 from vitmodel.flops.count import count_params
@@ -31,44 +31,47 @@ from vitmodel.weights.recognise import (
 
 
 def read_initial(path: Path, model: ModelConfig | None, stated: dict[str, Any]) -> tuple[ModelConfig, InitFile]:
-    """The model of a file, and what identifies it. `model`: the one asked for; `stated`: what was said of it key by key.
+    """The model of a file, and the file's identity. `model`: the one that the study states; `stated`: the keys of its entry.
 
     Raises UserError where the file is missing, of another architecture, or contradicts what was stated.
     """
     tensors, metadata = read_header(path)
     shapes = published_shapes(tensors)
-    found = _own(metadata, model, path) if "model" in metadata else _foreign(shapes, model, path)
+    held = _ours(metadata, model, path) if "model" in metadata else _foreign(shapes, model, path)
     for key, value in stated.items():
-        if key in FILE_DECIDES - {"variant"} and (is_so := getattr(found, key, value)) != value:
-            raise UserError(f"{key} is {is_so} in {path.name}, not {value}", field=key, allowed=str(is_so))
-    _check_count(found, shapes, path)
-    image_size = image_size_of(found, shapes)
+        if key in FILE_DECIDES - {"variant"} and (actual := getattr(held, key, value)) != value:
+            raise UserError(f"{key} is {actual} in {path.name}, not {value}", field=key, allowed=str(actual))
+    _check_count(held, shapes, path)
+    image_size = image_size_of(held, shapes)
     file = InitFile(path=str(path), identity=content_hash(path), image_size=image_size, classes=classes_of(shapes))
-    return found, file
+    return held, file
 
 
-def _own(metadata: dict[str, str], model: ModelConfig | None, path: Path) -> ModelConfig:
+def _ours(metadata: dict[str, str], model: ModelConfig | None, path: Path) -> ModelConfig:
+    """The model of a file that vitscale wrote."""
     adapter: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
     try:
-        own = adapter.validate_json(metadata["model"])
+        held = adapter.validate_json(metadata["model"])
     except ValidationError as error:
-        raise UserError(f"its model cannot be read: {error.errors()[0]['msg']}", file=str(path)) from None
-    check_same_model(own, model, path)
-    return own.model_copy(update={"variant": model.variant}) if model else own
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"the metadata of the file does not describe a model: {key or 'not JSON'}", file=str(path)) from None
+    check_same_model(held, model, path)
+    return held.model_copy(update={"variant": model.variant}) if model else held
 
 
 def _foreign(shapes: Shapes, model: ModelConfig | None, path: Path) -> ModelConfig:
+    """The model of a file of another codebase."""
     layout = detect_layout(shapes, path)
-    said = hf_choices(path) if layout == "hf" else {}
-    found = resolve_model(shapes, model, layout, path, said)
-    if model is None and not shows_heads(shapes, layout, said):
-        raise UserError("this file does not show how many heads there are: name the model", file=str(path), field="init")
-    return found
+    choices = hf_choices(path) if layout == "hf" else {}
+    resolved = resolve_model(shapes, model, layout, path, choices)
+    if model is None and not shows_heads(shapes, layout, choices):
+        raise UserError("the file does not show the number of heads; name the model", file=str(path), field="init")
+    return resolved
 
 
 def _check_count(model: ModelConfig, shapes: Shapes, path: Path) -> None:
-    """Raise UserError where the file holds another number of values than the model: the cheapest sign of another one."""
-    if isinstance(model, CnnConfig):  # its file holds BatchNorm's statistics too, and carries its model
+    """Raise UserError where the file and the model differ in their number of values, the cheapest check of the architecture."""
+    if isinstance(model, CnnConfig):  # its file also holds BatchNorm's statistics, and carries its model
         return
     side, classes = image_size_of(model, shapes), classes_of(shapes)
     wanted = count_params(model, side, classes)
@@ -77,7 +80,7 @@ def _check_count(model: ModelConfig, shapes: Shapes, path: Path) -> None:
     held = sum(math.prod(shape) for shape in shapes.values())
     if held != wanted:
         raise UserError(
-            f"holds {held:,} values, {model.variant} has {wanted:,}: another architecture, "
-            f"`vitscale weights verify {path} --model ...` names every tensor",
+            f"the file holds {held:,} values, {model.variant} has {wanted:,}: another architecture; "
+            f"`vitscale weights verify {path} --model ...` lists every tensor",
             file=str(path),
         )

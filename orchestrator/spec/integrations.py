@@ -1,4 +1,4 @@
-"""The sections of a study about what it tells others: MLflow and a webhook. Addresses, never secrets."""
+"""The sections of a study file about other services: MLflow and a webhook. They hold addresses, never secrets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ TRACKERS = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 
 
 def check_tracker(value: str) -> str:
-    """MLflow's address. Its file store loses runs when two processes write, and newer releases refuse it: ValueError."""
+    """MLflow's address. Raises ValueError for a folder: MLflow's file store loses runs when two processes write."""
     scheme = re.match(r"(\w+)(?:\+\w+)?://", value)
     if value != "auto" and not value.startswith("${env:") and (scheme is None or scheme[1] not in TRACKERS):
-        raise ValueError(f"MLflow's address is auto, or one of {', '.join(f'{name}://' for name in TRACKERS)}; never a folder")
+        allowed = ", ".join(f"{name}://" for name in TRACKERS)
+        raise ValueError(
+            f"invalid MLflow address {value!r}; write auto, or an address that starts with {allowed}; never a folder"
+        )
     return value
 
 
@@ -30,20 +33,23 @@ def _tracker(value: str) -> str:
 
 
 def _webhook(value: str) -> str:
-    """Whoever knows a webhook's address can post to it: it is a secret."""
+    """A webhook's address is a secret, because whoever knows it can post to it."""
     if not names_in(value):
         raise ValueError("a webhook's address is a secret: write ${env:NAME} and set the variable where the study is started")
     return value
 
 
 class Tracking(Frozen):
-    """MLflow's address; `auto` is a sqlite file in the storage folder."""
+    """MLflow."""
 
-    mlflow: Annotated[str, AfterValidator(_tracker)] = "auto"
+    mlflow: Annotated[str, AfterValidator(_tracker)] = Field(default="auto", examples=["http://127.0.0.1:5000"])
+    """MLflow's address: `http(s)://`, `sqlite://` or a database, never a folder; `auto`: a sqlite file in the store."""
 
 
 class Notify(Frozen):
-    """Where events of the study are posted to, and which."""
+    """A webhook for events of the study."""
 
-    webhook: Annotated[str, AfterValidator(_webhook)]
+    webhook: Annotated[str, AfterValidator(_webhook)] = Field(examples=["${env:WEBHOOK}"])
+    """Address that gets a small JSON for each event; it is a secret and must be written `${env:NAME}`."""
     on: tuple[Event, ...] = Field(default=EVENTS, min_length=1)
+    """Events that are posted."""

@@ -1,4 +1,4 @@
-"""What every configuration is built on: the frozen base class, and the one error for what a user got wrong.
+"""The frozen base class of every configuration, and the error type for mistakes of the user.
 
 Imports no torch, so that a study can be planned on any laptop.
 """
@@ -6,21 +6,52 @@ Imports no torch, so that a study can be planned on any laptop.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
 
 class UserError(Exception):
-    """What a user got wrong: the file, the line, the field and what is allowed there."""
+    """A mistake of the user: file, line, field, what is allowed there, and an example of a correct value."""
 
-    def __init__(self, message: str, *, file: str = "", line: int | None = None, field: str = "", allowed: str = "") -> None:
-        self.message, self.file, self.line, self.field, self.allowed = message, file, line, field, allowed
+    def __init__(
+        self, message: str, *, file: str = "", line: int | None = None, field: str = "", allowed: str = "", example: str = ""
+    ) -> None:
+        self.message, self.file, self.line, self.field = message, file, line, field
+        self.allowed, self.example = allowed, example
         super().__init__(str(self))
 
     def __str__(self) -> str:
         where = self.file + (f", line {self.line}" if self.line else "")
         head = ": ".join(part for part in (where, self.field, self.message) if part)
-        return f"{head} (allowed: {self.allowed})" if self.allowed else head
+        hints = {"allowed": self.allowed, "example": self.example}
+        tail = "; ".join(f"{name}: {text}" for name, text in hints.items() if text)
+        return f"{head} ({tail})" if tail else head
+
+    @property
+    def errors(self) -> tuple[UserError, ...]:
+        """The single mistakes: this one, or all of a `UserErrors`."""
+        return (self,)
+
+
+class UserErrors(UserError):
+    """Several mistakes, reported together: one line each. The attributes are those of the first."""
+
+    def __init__(self, errors: Iterable[UserError]) -> None:
+        self._errors = tuple(errors)
+        first = self._errors[0]
+        place = {"file": first.file, "line": first.line, "field": first.field}
+        super().__init__(first.message, **place, allowed=first.allowed, example=first.example)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self._errors))
+
+    def __reduce__(self) -> tuple[type[UserErrors], tuple[tuple[UserError, ...]]]:
+        return UserErrors, (self._errors,)
+
+    @property
+    def errors(self) -> tuple[UserError, ...]:
+        return self._errors
 
 
 class Frozen(BaseModel):

@@ -173,7 +173,7 @@ def resolve_recipe(preset: str, model: ModelConfig, overrides: dict[str, Any], *
     except ValidationError as error:
         first = error.errors()[0]
         key, expected = str(first["loc"][0]), str(first.get("ctx", {}).get("expected", ""))
-        raise UserError(f"{first['msg']}, not {first['input']!r}", field=f"recipe.{key}", allowed=expected) from None
+        raise UserError(f"{first['input']!r} is not valid", field=f"recipe.{key}", allowed=expected) from None
 
 
 def _of_examples(preset: str, examples: int | None) -> dict[str, Any]:
