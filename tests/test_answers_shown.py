@@ -80,7 +80,7 @@ def findings() -> Findings:
         comparisons=(Comparison(view="digits", first="resnet", second="vit", method="M1", ratio=ratio),),
         ceilings={},
         claims=(claim, replace(claim, view="mean", headline=False, verdict=Verdict.CANNOT_TELL)),
-        forecasts=(forecast, replace(forecast, target="nobody knows", state="refused", refused="no law", measured=math.nan)),
+        forecasts=(forecast, replace(forecast, target="ViT at 9M", state="refused", refused="no law", measured=math.nan)),
     )
 
 

@@ -86,7 +86,7 @@ def _verdict(claim: ClaimVerdict) -> dict[str, Any]:
     return {
         "verdict": str(claim.verdict),
         "style": BADGES[claim.verdict],
-        "says": claim.says,
+        "statement": claim.says,
         "sentence": claim.sentence,
         "view": claim.view,
         "number": f"{claim.number.what}: {claim.number}",

@@ -29,7 +29,7 @@ def charts_of_frame(frame: pd.DataFrame) -> Iterator[Chart]:
 
 
 def _all_charts(frame: pd.DataFrame) -> Iterator[Chart]:
-    """Imported weights have charts of their own: their number of pretraining images is not known."""
+    """Imported weights have separate charts: their number of pretraining images is not known."""
     is_imported = frame["dataset_size"].isna()
     yield from _charts_of_pretrained(frame[~is_imported])
     for task in summary.tasks(frame[is_imported], "finetune"):

@@ -1,6 +1,6 @@
 """The summary of a study in sentences: progress, the best model of each family, and the leading family by data and compute.
 
-Pure functions of the results frame. Where a family has no result, the sentence says so instead of comparing.
+Pure functions of the results frame. If a family has no result, the sentence states that and compares nothing.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.spec.claims import as_count
+from orchestrator.spec.values import as_count
 from vitmodel.config.base import UserError, suggest
 from vitmodel.config.models import FAMILIES, ModelConfig
 from vitmodel.config.variants import named_model
@@ -29,6 +29,7 @@ NUMBERS = ("epochs", "pretrain_flops", "pretrain_exaflops", "finetune_epochs", "
 COUNTS = ("params", "dataset_size", "resolution", "shots", "seed", "test_images")
 OUTCOMES = {"top1": 1.0, "top1_percent": 100.0, "error": 1.0, "error_percent": 100.0}  # the largest value of each
 REQUIRED = ("family", "variant", "dataset_size")
+ROUNDING = 1e-9  # results above their largest value, below 0 or next to a whole number by this much are rounding errors
 LARGEST_BYTES = 64 * 2**20
 RESOLUTION, CLASSES = 224, 1000  # for the parameters and FLOPs of published models that the table does not give
 IDENTITY = ("family", "variant", "dataset", "dataset_size", "epochs", "phase", "task", "finetune_epochs", "shots", "seed")
@@ -155,17 +156,17 @@ def _number(table: Table, line: int, ours: str, text: str) -> float:
         value = float(as_count(text))
     except ValueError:
         raise table.error(f"{text!r} is not a number", line, ours) from None
-    if not (math.isfinite(value) and value >= 0):
+    if not (math.isfinite(value) and value >= -ROUNDING):
         raise table.error(f"{text} is not allowed", line, ours, "a finite number, 0 or larger")
-    return value
+    return max(0.0, value)
 
 
 def _whole(table: Table, line: int, ours: str, value: float) -> int | None:
     if math.isnan(value):
         return None
-    if not value.is_integer():
+    if not math.isclose(value, round(value), rel_tol=1e-12, abs_tol=ROUNDING):
         raise table.error(f"{value:g} is not a whole number", line, ours)
-    return int(value)
+    return round(value)
 
 
 def _row(table: Table, line: int, facts: Mapping[str, Any], task: str, outcome: tuple[str, str]) -> dict[str, Any]:
@@ -199,10 +200,11 @@ def _error(table: Table, line: int, ours: str, text: str) -> float:
     if not text:
         raise table.error("empty value", line, ours, "a result in every row")
     value, largest = _number(table, line, ours, text), OUTCOMES[kind]
-    if value > largest:
+    if value > largest * (1 + ROUNDING):
         hint = "" if largest == 100 else f"; if the values are in percent, name the column {kind}_percent"
         raise table.error(f"{value:g} is above {largest:g}", line, ours, f"0 to {largest:g}{hint}")
-    return value / largest if kind.startswith("error") else round(1 - value / largest, 12)
+    share = min(value / largest, 1.0)
+    return share if kind.startswith("error") else round(1 - share, 12)
 
 
 def _model_facts(table: Table, line: int, facts: Mapping[str, Any]) -> dict[str, Any]:

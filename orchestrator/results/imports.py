@@ -1,4 +1,4 @@
-"""Imported tables in the storage folder: published results that no run of this store produced. They are kept apart from runs.
+"""Imported tables in the storage folder: published results that no run of this store produced. They are not runs.
 
 imports/<name>/rows.csv      columns as in results.COLUMNS, status DONE, `source` names the origin of the rows
 imports/<name>/meta.json     source, name and SHA-256 of the table, our name of each column to the table's name
