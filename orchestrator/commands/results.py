@@ -68,7 +68,7 @@ def fit(
     x: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the x axis.")] = "pretrain_flops",
     y: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the error, a share between 0 and 1.")] = "error",
     form: Annotated[
-        str, typer.Option(metavar="FORM", help="Functional form: auto (by roll-out), flat, M1 to M4, zhai, bnsl1, bnsl2.")
+        str, typer.Option(metavar="FORM", help="Form: auto (chosen by roll-out), flat, M1, M2, M3, M4, zhai, bnsl1, bnsl2.")
     ] = "auto",
     by: Annotated[
         str, typer.Option(metavar="COLUMNS", help="Columns that separate the curves, with commas. Empty: one curve.")

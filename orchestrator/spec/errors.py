@@ -17,7 +17,7 @@ from orchestrator.spec.forms import allowed, example_of
 from orchestrator.spec.hints import did_you_mean, home_of, meant, other_name
 from orchestrator.spec.kinds import Kind, branch, keys_of, kind_of
 from orchestrator.spec.yamltree import Place, YamlTree, dotted
-from vitmodel.config.base import UserError, UserErrors
+from vitmodel.config.base import UserError, CombinedUserError
 
 
 class Located(NamedTuple):
@@ -73,7 +73,7 @@ def combined(errors: list[UserError]) -> UserError:
     for error in errors:
         unique.setdefault((error.file, error.line, error.field or error.message), error)
     ordered = sorted(unique.values(), key=lambda error: (error.file, error.line or 0))
-    return ordered[0] if len(ordered) == 1 else UserErrors(ordered)
+    return ordered[0] if len(ordered) == 1 else CombinedUserError(ordered)
 
 
 def unknown_key(tree: YamlTree, place: Place, known: Mapping[str, FieldInfo], schema: type[BaseModel]) -> UserError:

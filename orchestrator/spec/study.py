@@ -37,7 +37,7 @@ class StudyFile:
 
 
 def read_study(path: Path) -> StudyFile:
-    """Read and check a study file. Raises UserError, or UserErrors where there are several mistakes."""
+    """Read and check a study file. Raises UserError, or CombinedUserError where there are several mistakes."""
     tree = YamlTree(path, keys=tuple(Study.model_fields))
     data, errors = expand(tree)
     study: Study | None = None

@@ -30,11 +30,11 @@ class UserError(Exception):
 
     @property
     def errors(self) -> tuple[UserError, ...]:
-        """The single mistakes: this one, or all of a `UserErrors`."""
+        """The single mistakes: this one, or all of a `CombinedUserError`."""
         return (self,)
 
 
-class UserErrors(UserError):
+class CombinedUserError(UserError):
     """Several mistakes, reported together: one line each. The attributes are those of the first."""
 
     def __init__(self, errors: Iterable[UserError]) -> None:
@@ -46,8 +46,8 @@ class UserErrors(UserError):
     def __str__(self) -> str:
         return "\n".join(map(str, self._errors))
 
-    def __reduce__(self) -> tuple[type[UserErrors], tuple[tuple[UserError, ...]]]:
-        return UserErrors, (self._errors,)
+    def __reduce__(self) -> tuple[type[CombinedUserError], tuple[tuple[UserError, ...]]]:
+        return CombinedUserError, (self._errors,)
 
     @property
     def errors(self) -> tuple[UserError, ...]:
