@@ -17,7 +17,7 @@ from orchestrator.spec.forms import allowed, example_of
 from orchestrator.spec.hints import did_you_mean, home_of, meant, other_name
 from orchestrator.spec.kinds import Kind, branch, keys_of, kind_of
 from orchestrator.spec.yamltree import Place, YamlTree, dotted
-from vitmodel.config.base import UserError, CombinedUserError
+from vitmodel.config.base import CombinedUserError, UserError
 
 
 class Located(NamedTuple):
