@@ -19,6 +19,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(rf"(?<![\w/.:=-])(?:{FOLDERS})/[\w./*<>{{}}-]*")
 MODULE = re.compile(r"(?<![\w/.-])(?:orchestrator|vitmodel)(?:\.[A-Za-z_]\w*)+")
 VERB = re.compile(r"\bvitscale\s([a-z][a-z-]*)(?:\s([a-z][a-z-]*(?:\|[a-z-]+)*))?")
+PLACED = re.compile(r"`([A-Za-z_]\w*)`\s(?:in|of)\s`([\w/.-]+\.py)`")  # `PRESETS` in `vitmodel/config/presets.py`
 TARGET = re.compile(r"\bmake ([a-z][a-z-]*)\b")
 PLACEHOLDER = re.compile(r"[*<>{}]|(?:^|/)[A-Z_]+(?:/|$)|\.\.\.")  # studies/<name>/plan.json, studies/NAME.yaml
 
@@ -37,6 +38,11 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def contains(source: Path, name: str) -> bool:
+    """Whether a file's text has a name as a whole word."""
+    return source.is_file() and re.search(rf"\b{name}\b", source.read_text()) is not None
+
+
 def has_module(name: str) -> bool:
     """Whether a dotted name is a module or package of this repository, or one that such a module's text contains."""
     parts = name.split(".")
@@ -44,8 +50,7 @@ def has_module(name: str) -> bool:
         path = ROOT.joinpath(*parts[:length])
         source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if source.is_file():
-            text = source.read_text()
-            return all(re.search(rf"\b{part}\b", text) for part in parts[length:])
+            return all(contains(source, part) for part in parts[length:])
     return False
 
 
@@ -71,6 +76,7 @@ def test_files_and_modules_exist(page: Path) -> None:
     files = {name.rstrip("./") for name in FILE.findall(text) if not PLACEHOLDER.search(name)}
     missing = {name for name in files if not (ROOT / name).exists()}
     missing |= {name for code in code_of(page) for name in MODULE.findall(code) if not has_module(name)}
+    missing |= {f"{name} in {file}" for name, file in PLACED.findall(text) if not contains(ROOT / file, name)}
     assert not missing, f"{page.name} names what does not exist: {sorted(missing)}"
 
 
