@@ -9,6 +9,7 @@ from conftest import WriteStudy
 from typer.testing import CliRunner
 
 from orchestrator import cli
+from orchestrator.laws import FORMS
 
 STUDY_COMMANDS = ("run", "plan", "status", "stop", "report", "sync", "next", "check", "doctor", "fit")
 
@@ -100,3 +101,8 @@ def test_every_command_has_a_help_that_fits_the_list() -> None:
         commands = shown.partition("Commands:\n")[2].strip().splitlines()
         assert len(commands) >= 3
         assert "..." not in "".join(commands)
+
+
+def test_the_help_of_fit_names_every_form() -> None:
+    shown = CliRunner().invoke(cli.app, ["fit", "--help"]).output
+    assert all(name in shown for name, form in FORMS.items() if form.columns == 1)

@@ -140,7 +140,7 @@ def test_a_tracker_that_never_answers_is_given_up(silent: int, tmp_path: Path, m
     monkeypatch.setattr(study, "REPLY_SECONDS", 0.3)
     began = time.monotonic()
     (found,) = study.tracker(f"http://127.0.0.1:{silent}", tmp_path)
-    assert (found.level, "did not answer" in found.text) == (Level.FAIL, True)
+    assert (found.level, "does not answer: timed out" in found.text) == (Level.FAIL, True)
     assert "mlflow server --host 127.0.0.1" in found.fix
     assert time.monotonic() - began < 5
 
@@ -198,12 +198,18 @@ def test_datasets_one_by_one(write_study: WriteStudy, tmp_path: Path, monkeypatc
     def change(content: dict) -> None:
         content["datasets"]["digits"] = {"url": "${env:VITSCALE_TEST_DATA}/digits", "train": 1074, "classes": 10}
         content["datasets"]["absent"] = {"url": "${env:VITSCALE_TEST_DATA}/absent", "train": 5, "classes": 2}
+        content["datasets"]["unset"] = {"url": "${env:VITSCALE_NOT_SET}/x", "train": 5, "classes": 2}
         content["datasets"]["other"] = {"url": "${env:VITSCALE_TEST_DATA}/digits", "train": 9, "classes": 10}
 
     found = study.datasets(read_study(write_study(change)), tmp_path)
-    assert levels(found) == ["ok", "ok", "fail", "fail"]
+    assert levels(found) == ["ok", "ok", "fail", "fail", "fail"]
+    assert "generated when the study starts" in found[0].text
     assert "no index.json in ${env:VITSCALE_TEST_DATA}/absent" in found[2].text
-    assert "the index has 1074 training images" in found[3].text
+    assert (found[3].text, found[3].fix) == (
+        "unset: environment variable not set: VITSCALE_NOT_SET",
+        "export VITSCALE_NOT_SET=...",
+    )
+    assert "the index has 1074 training images" in found[4].text
 
 
 # --- this machine ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from orchestrator.doctor.finding import Finding, fail, ok, warn
+from orchestrator.doctor.finding import Finding, fail, ok, reason, warn
 
 DASHBOARD_PORT, HEAD_PORT = 8265, 6379
 REPLY_SECONDS, NODES_SECONDS = 5.0, 60.0
@@ -73,7 +73,7 @@ def head() -> list[Finding]:
     if without_token == 0:
         if any(os.environ.get(name, "").startswith("http") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")):
             fix = "start the head, or open the tunnel to it (ssh -L 8265:127.0.0.1:8265 HEAD)"
-            return [fail(f"the head at {address} did not answer in {REPLY_SECONDS:g} s: {error}", fix)]
+            return [fail(f"the head at {address} does not answer: {error}", fix)]
         return [ok(f"no head runs on this machine ({address})")]
     if without_token == 200:
         fix = f"restart it with cluster/head.sh; then {USE_TOKEN}"
@@ -98,7 +98,7 @@ def _ask(address: str, secret: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         return error.code, ""
     except (OSError, ValueError) as error:
-        return 0, str(getattr(error, "reason", error))
+        return 0, reason(error)
 
 
 def dashboard() -> list[Finding]:
@@ -149,7 +149,7 @@ def ports() -> list[Finding]:
             return [ok(f"{host}:{port} can be reached")]
     except OSError as error:
         fix = "start the head; open ports 6379 and 10002-19999 between the nodes"
-        return [fail(f"{host}:{port} cannot be reached: {error}", fix)]
+        return [fail(f"{host}:{port} does not answer: {reason(error)}", fix)]
 
 
 def shared_storage(storage: Path) -> list[Finding]:

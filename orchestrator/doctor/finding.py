@@ -23,6 +23,12 @@ class Finding:
     fix: str = ""
 
 
+def reason(error: Exception) -> str:
+    """Why an address did not answer, without the error's number or type: `Connection refused`, `timed out`."""
+    cause = getattr(error, "reason", error)  # of a URLError
+    return getattr(cause, "strerror", None) or str(cause)
+
+
 def ok(text: str) -> Finding:
     return Finding(level=Level.OK, text=text)
 

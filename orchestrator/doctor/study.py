@@ -12,9 +12,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.doctor.finding import Finding, fail, ok, warn
+from orchestrator.doctor.finding import Finding, fail, ok, reason, warn
 from orchestrator.plan.datasets import look_up_datasets, said_of_missing
-from orchestrator.secrets import expand_environment, redact
+from orchestrator.secrets import expand_environment, names_in, redact
 from orchestrator.spec.integrations import check_tracker
 from orchestrator.spec.schema import ExternalData
 from orchestrator.spec.study import StudyFile
@@ -91,7 +91,7 @@ def _server(uri: str, shown: str) -> Finding:
         return fail(f"{shown} replies with status {error.code}: it is not MLflow, or requires a password", fix)
     except OSError as error:
         fix = f"mlflow server --host 127.0.0.1 --port {parts.port or 5000}; or run without it, and `vitscale sync` later"
-        return fail(f"{shown} did not answer in {REPLY_SECONDS:g} s: {getattr(error, 'reason', error)}", fix)
+        return fail(f"{shown} does not answer: {reason(error)}", fix)
     if scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         return warn(f"{shown} is plain http over the network", "use https, or a tunnel and its address on 127.0.0.1")
     return ok(f"{shown} answers")
@@ -111,26 +111,32 @@ def _sqlite(path: Path) -> Finding:
 
 def datasets(file: StudyFile, root: Path) -> list[Finding]:
     """Every dataset of the study exists or will be generated, and its index agrees with the study."""
-    findings = []
-    for name, spec in file.study.datasets.items():
-        alone = StudyFile(file.study.model_copy(update={"datasets": {name: spec}}), file.tree)
-        try:
-            facts = look_up_datasets(alone, root)[name]
-        except UserError as error:
-            fix = "correct the study file, or the dataset: `vitscale data verify`, `vitscale data index`"
-            findings.append(fail(redact(str(error), file.variables), fix))
-            continue
-        folder = redact(facts.root, file.variables)
-        counts = f"{facts.train:,} training images of {facts.classes} classes"
-        if facts.missing:
-            reason = said_of_missing(redact(facts.missing, file.variables), folder)
-            fix = "`vitscale data pack`; set the ${env:...} variables of the study; check the mount"
-            findings.append(fail(f"{name}: {reason}", fix))
-        elif not isinstance(spec, ExternalData) and not Path(facts.root, INDEX_FILE).is_file():
-            findings.append(ok(f"{name}: {counts}, generated when the study starts, in {folder}"))
-        else:
-            findings.append(ok(f"{name}: {counts}, in {folder}"))
-    return findings
+    return [_dataset(file, name, root) for name in file.study.datasets]
+
+
+def _dataset(file: StudyFile, name: str, root: Path) -> Finding:
+    spec = file.study.datasets[name]
+    alone = StudyFile(file.study.model_copy(update={"datasets": {name: spec}}), file.tree)
+    try:
+        facts = look_up_datasets(alone, root)[name]
+    except UserError as error:
+        fix = "correct the study file, or the dataset: `vitscale data verify`, `vitscale data index`"
+        return fail(redact(str(error), file.variables), fix)
+    folder = redact(facts.root, file.variables)
+    counts = f"{facts.train:,} training images of {facts.classes} classes"
+    if not isinstance(spec, ExternalData):
+        generated = "" if Path(facts.root, INDEX_FILE).is_file() else "generated when the study starts, "
+        return ok(f"{name}: {counts}, {generated}in {folder}")
+    if not facts.missing:
+        return ok(f"{name}: {counts}, in {folder}")
+    if unset := [variable for variable in names_in(f"{spec.url} {spec.source}") if variable not in os.environ]:
+        fix = " ".join(["export", *(f"{variable}=..." for variable in unset)])
+        return fail(f"{name}: environment variable not set: {', '.join(unset)}", fix)
+    by_study = f"vitscale data pack {name} --study {file.tree.file}"
+    by_hand = "pack it there (`vitscale data pack --help`), or correct `url` or the mount"
+    return fail(
+        f"{name}: {said_of_missing(redact(facts.missing, file.variables), folder)}", by_study if spec.source else by_hand
+    )
 
 
 def webhook(file: StudyFile) -> list[Finding]:
