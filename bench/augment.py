@@ -1,8 +1,8 @@
-"""What augmentation costs on the device: images/s of each kind, and its share of a training step of a small ViT.
+"""Cost of augmentation on the device: images/s of each kind, and its time relative to a training step of a small ViT.
 
     python bench/augment.py [--resolution 224] [--batch 64] [--threads 1] [--seconds 20]
 
-All kinds take turns; medians. On a GPU the same code runs there.
+All kinds take turns; prints medians. Uses the GPU if there is one.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
     median = {name: statistics.median(values) for name, values in seconds.items()}
     step = median["Ti/16, forward and backward"]
     for name, value in median.items():
-        print(f"{name:28} {count / value:9.1f} images/s   {value / step:5.2f} of the step's time")
+        print(f"{name:28} {count / value:9.1f} images/s   {value / step:5.2f} of the time of a step")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What checkpoints and guards cost a training, with a model whose shard takes over a second to write.
+"""Cost of checkpoints and guards for a training, with a model whose shard takes more than a second to write.
 
     python bench/checkpoint.py [--width 1024 --depth 8 --rounds 3]
 
-The same steps with and without a checkpoint, in turns; the extra time of one checkpoint, over the default interval of 10
-minutes, is its share of training time. Guards: what is asked of them each step, alone, over the time of a step of this model.
+Runs the same steps with and without a checkpoint in turn. The extra time of one checkpoint, divided by the default interval of
+10 minutes, is its share of training time. Guards: the time of their checks in each step, divided by the time of a step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def make(width: int, depth: int) -> tuple[Any, Callable[[], None]]:
 
 
 def block(step: Callable[[], None], seconds: float, before: Callable[[], None] | None = None) -> tuple[float, int]:
-    """Steps for at least so long, after what is to be measured; (seconds, steps)."""
+    """Call `before`, then make steps for at least `seconds`; returns (seconds, steps)."""
     started, count = time.perf_counter(), 0
     if before:
         before()
@@ -77,7 +77,7 @@ def main() -> None:
 
         checkpoint.write_tensors = timed
         extra = []
-        writer.save(engine, {}, {"step": 0})  # the first also fetches its host memory
+        writer.save(engine, {}, {"step": 0})  # the first also allocates its host memory
         writer.finish()
         for number in range(1, options.rounds + 1):
             seconds, steps = block(step, 8.0)
@@ -87,8 +87,8 @@ def main() -> None:
             extra.append(seconds - steps * plain)
         cost = statistics.median(extra)
         print(f"shard   {writing[-1][1] / 2**20:.0f} MiB, {statistics.median(w for w, _ in writing):.2f} s to write and hash")
-        print(f"extra   {cost:.2f} s of training time a checkpoint (rounds: {', '.join(f'{e:.2f}' for e in extra)})")
-        print(f"ratio   checkpoints / training = {cost / INTERVAL_SECONDS:.4f} at the default interval (to reach: {TARGET})")
+        print(f"extra   {cost:.2f} s of training time per checkpoint (rounds: {', '.join(f'{e:.2f}' for e in extra)})")
+        print(f"ratio   checkpoints / training = {cost / INTERVAL_SECONDS:.4f} at the default interval (target: {TARGET})")
         with StallWatchdog(900.0, folder / "stacks.txt", lambda: None) as watchdog:
             coordinator = Coordinator(
                 policy=CheckpointPolicy(),
@@ -102,13 +102,15 @@ def main() -> None:
             losses, norm = [torch.zeros(())] * 100, torch.ones(())
             started = time.perf_counter()
             for number in range(1, 10_001):
-                torch.where((norm >= 0) & (norm < torch.inf), losses[0], torch.nan)  # what train_step asks of the gradients
+                torch.where((norm >= 0) & (norm < torch.inf), losses[0], torch.nan)  # the check of gradients in train_step
                 if coordinator.is_due(number) or number % 100 == 0:
                     torch.stack(losses).double().tolist()
                     coordinator.synchronise(number, [], is_last=False)
             guards = (time.perf_counter() - started) / 10_000
-    print(f"guards  {guards * 1e6:.1f} us a step; against a step of 4 ms (the smallest models here): {guards / 0.004:.4f}")
-    print(f"ratio   guards / training = {guards / plain:.6f} with this model (to reach: {GUARDS_TARGET})")
+    print(
+        f"guards  {guards * 1e6:.1f} us per step; relative to a step of 4 ms (the smallest models here): {guards / 0.004:.4f}"
+    )
+    print(f"ratio   guards / training = {guards / plain:.6f} with this model (target: {GUARDS_TARGET})")
     leave_process_group()
 
 

@@ -1,14 +1,14 @@
-"""Images a second, as ready normalised float batches of 128: ours against the libraries people use, on the same images.
+"""Images per second, as normalised float batches of 128: ours compared with common libraries, on the same images.
 
     python bench/data.py [--peers-python PATH] [--cores 1,2] [--workloads PHOTO,SMALL,CACHED] [--seconds 4] [--rounds 3]
     python bench/data.py --limits   time to the first batch of a resumed run, and memory (data_limits.py)
 
-PHOTO: 500 x 375 JPEGs of about 84 KB to 224 px, random-resized crop and flip. SMALL: 32 px PNGs, flip. CACHED: SMALL again,
-read once and kept decoded (ours alone). Every side has the same encoded images in its own format and does the same work, in a
-process of its own bound to the same cores; sides take turns, and the median round of each counts. On one core nobody has loader
-processes; on two, peers have two and ours two threads for photos. Peers run on --peers-python, an environment of their own with
-torch, Pillow and what of webdataset, litdata, mosaicml-streaming, datasets, grain is to be compared; what cannot be
-imported there is said and left out.
+PHOTO: JPEGs of 500 x 375 pixels and about 84 KB to 224 px, random-resized crop and flip. SMALL: PNGs of 32 px, flip. CACHED:
+SMALL, read once and cached decoded (ours only). Every side has the same encoded images in its own format and does the same
+work, in its own process bound to the same cores. The sides take turns; the median round counts. On one core no side has loader
+processes; on two, the peers have two processes and ours has two threads for photos. The peers run on --peers-python, an
+environment with torch, Pillow and any of webdataset, litdata, mosaicml-streaming, datasets, grain. A peer that cannot be
+imported is reported and left out.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ SIDES, LIMITS = (Path(__file__).with_name(name) for name in ("data_sides.py", "d
 
 
 def cuts(count: int, size: tuple[int, int], lowest: float, highest: float) -> list[NDArray[np.uint8]]:
-    """Random parts, of these widths as fractions of the whole, of scikit-learn's two photographs."""
+    """Random crops of scikit-learn's two photographs; `lowest` and `highest` bound their width as a fraction of the whole."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    sources, random, found = load_sample_images().images, np.random.default_rng(0), []
+    sources, random, crops = load_sample_images().images, np.random.default_rng(0), []
     for number in range(count):
         width = int(random.uniform(lowest, highest) * 569)
         height = width * size[1] // size[0]
         x, y = random.integers(0, 641 - width), random.integers(0, 428 - height)
         part = Image.fromarray(sources[number % 2]).crop((x, y, x + width, y + height))
-        found.append(np.asarray(part.resize(size, Image.Resampling.BICUBIC)))
-    return found
+        crops.append(np.asarray(part.resize(size, Image.Resampling.BICUBIC)))
+    return crops
 
 
 def write_files(root: Path, workload: str) -> None:
-    """root/files/{0,1}/NUMBER.jpg or .png: what every side starts from."""
+    """root/files/{0,1}/NUMBER.jpg or .png, the input of every side."""
     from PIL import Image
 
     photo = workload == "PHOTO"
@@ -68,7 +68,7 @@ def write_files(root: Path, workload: str) -> None:
 
 
 def pack_ours(root: Path) -> None:
-    """The same files as shards with our index."""
+    """Pack the same files as shards with our index."""
     from vitmodel.data.descriptions import FolderFormat, PackConfig
     from vitmodel.data.shards import pack
 
@@ -77,7 +77,7 @@ def pack_ours(root: Path) -> None:
 
 
 def run_side(python: str, arguments: list[str], cores: int) -> str | None:
-    """What a side prints last, or None where it cannot be had."""
+    """The last line that a side prints, or None if it cannot run."""
     affinity = ["taskset", "-c", ",".join(map(str, range(cores)))]
     tuned = allocator.ENVIRONMENT if arguments[1] == "ours" else {}  # as our workers are started
     command, environment = [*affinity, python, str(SIDES), *arguments], {**os.environ, **tuned}
@@ -89,30 +89,30 @@ def run_side(python: str, arguments: list[str], cores: int) -> str | None:
 
 
 def prepare(root: Path, workload: str, peers_python: str | None) -> list[str]:
-    """Write the images in every side's format; the peers that can be had."""
+    """Write the images in every side's format. Returns the peers that can run."""
     write_files(root, workload)
     pack_ours(root)
     if peers_python is None:
-        print("  peers left out: no --peers-python")
+        print("  peers left out: --peers-python is not given")
         return []
     return [peer for peer in PEERS if run_side(peers_python, ["prepare", peer, workload, str(root)], 2)]
 
 
 def measure(root: Path, workload: str, sides: dict[str, str], cores: int, options: argparse.Namespace) -> dict[str, float]:
-    """Median images a second of every side, measured in turns."""
+    """Median images per second of every side, measured in turn."""
     rounds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(options.rounds):
         for side in [side for side in sides if side in rounds]:
-            said = run_side(sides[side], ["measure", side, workload, str(root), str(cores), str(options.seconds)], cores)
-            if said is None:
+            speed = run_side(sides[side], ["measure", side, workload, str(root), str(cores), str(options.seconds)], cores)
+            if speed is None:
                 del rounds[side]
             else:
-                rounds[side].append(float(said))
+                rounds[side].append(float(speed))
     return {side: statistics.median(speeds) for side, speeds in rounds.items()}
 
 
 def limits() -> None:
-    """What the first batch of a resumed run takes, and what memory, each in a fresh process on one core."""
+    """Time to the first batch of a resumed run, and memory; each in a new process on one core."""
     with tempfile.TemporaryDirectory(prefix="vsd") as name:
         small, photo, many = (Path(name) / part for part in ("SMALL", "PHOTO", "many"))
         for root in (small, photo):
@@ -128,7 +128,7 @@ def limits() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peers-python", help="interpreter of an environment that has the peers")
+    parser.add_argument("--peers-python", help="Python interpreter of an environment with the peers")
     parser.add_argument("--cores", default="1,2")
     parser.add_argument("--workloads", default="PHOTO,SMALL,CACHED")
     parser.add_argument("--seconds", type=float, default=4)

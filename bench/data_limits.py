@@ -1,7 +1,7 @@
-"""What reading costs beside speed, for `python bench/data.py --limits`: `LIMIT ROOT` prints one limit's figures.
+"""Limits of reading other than speed, for `python bench/data.py --limits`: `LIMIT ROOT` prints the figures of one limit.
 
-first: seconds from the dataset's path to the first ready batch, resuming at 90% of an epoch; and the memory of a worker
-that reads on, where the index has 10 million samples. growth: memory gained while photographs are read and cropped.
+first: seconds from opening the dataset to the first batch, resuming at 90% of an epoch, and the memory of a worker that
+continues to read; with an index of 10 million samples. growth: memory gained while photographs are read and cropped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BATCH, MANY = 128, 10_000_000
 
 
 def widen(packed: Path, root: Path) -> None:
-    """A dataset of MANY samples: links to the first shard of another, as often as it takes."""
+    """A dataset of MANY samples: many links to the first shard of another dataset."""
     root.mkdir()
     index = read_index(packed)
     shard = index.splits["train"].shards[0]
@@ -44,7 +44,7 @@ def _link(packed: Path, root: Path, shard: Shard, number: int) -> Shard:
 
 
 def batches(root: Path, side: int, part: float) -> Iterator[Any]:
-    """Ready batches from this part of the first epoch on, as the training loop makes them."""
+    """Batches from this fraction of the first epoch on, as in the training loop."""
     cpu = torch.device("cpu")
     dataset = Dataset(root, "train", side, reading=ReadOptions(cache="off"), crops=Crops(seed=0, flip=True))
     order = dataset.order(seed=0, lanes=64, window=256)
@@ -54,7 +54,7 @@ def batches(root: Path, side: int, part: float) -> Iterator[Any]:
 
 
 def first(root: Path) -> dict[str, float]:
-    """Seconds to the first batch at 90% of an epoch; MB at most, imports and 200 more batches included."""
+    """Seconds to the first batch at 90% of an epoch; peak MB, including imports and 200 more batches."""
     started = time.perf_counter()
     source = batches(root, 32, 0.9)
     next(source)
@@ -62,7 +62,7 @@ def first(root: Path) -> dict[str, float]:
     for _ in range(200):
         next(source)
     (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return {"first batch, s": seconds, "memory, MB": int(peak.split()[1]) / 1024}  # getrusage knows the parent's, too
+    return {"first batch, s": seconds, "memory, MB": int(peak.split()[1]) / 1024}  # getrusage would include the parent's
 
 
 def growth(root: Path) -> dict[str, float]:

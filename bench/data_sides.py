@@ -1,5 +1,5 @@
-"""One side of bench/data.py: writes its format (`prepare SIDE WORKLOAD ROOT`) or prints its images a second
-(`measure SIDE WORKLOAD ROOT CORES SECONDS`). Runs in the peers' environment, so it imports ours only for ours."""
+"""One side of bench/data.py. `prepare SIDE WORKLOAD ROOT` writes its format; `measure SIDE WORKLOAD ROOT CORES SECONDS` prints
+its images per second. Runs in the peers' environment, so it imports our packages only for our side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDE_PIXELS = {"PHOTO": 224, "SMALL": 32, "CACHED": 32}
 
 
 def transform(data: bytes, workload: str) -> Any:
-    """A peer's work on one image, with Pillow as in their documentation: (3, S, S) float tensor."""
+    """A peer's work on one image, with Pillow as in its documentation: (3, S, S) float tensor."""
     import torch
     from PIL import Image
 
@@ -45,7 +45,7 @@ def _box(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def ours(workload: str, root: Path, cores: int) -> Iterator[Any]:
-    """The training loop's way from files to a normalised batch, on the CPU."""
+    """From files to normalised batches as in the training loop, on the CPU."""
     import torch
 
     from vitmodel.data.augment import normalise_and_augment
@@ -113,12 +113,12 @@ def prepare_webdataset(root: Path) -> None:
 def litdata(workload: str, root: Path, cores: int) -> Iterator[Any]:
     from litdata import StreamingDataLoader, StreamingDataset
 
-    class Own(StreamingDataset):  # type: ignore[misc]
+    class Transformed(StreamingDataset):  # type: ignore[misc]
         def __getitem__(self, index: Any) -> Any:
             data, label = super().__getitem__(index)
             return transform(data, workload), label
 
-    dataset = Own(str(root / "litdata"), shuffle=True, drop_last=True)
+    dataset = Transformed(str(root / "litdata"), shuffle=True, drop_last=True)
     loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=0 if cores == 1 else cores)
     while True:
         yield from loader
@@ -137,12 +137,12 @@ def prepare_litdata(root: Path) -> None:
 def streaming(workload: str, root: Path, cores: int) -> Iterator[Any]:
     from streaming import StreamingDataset
 
-    class Own(StreamingDataset):  # type: ignore[misc]
+    class Transformed(StreamingDataset):  # type: ignore[misc]
         def __getitem__(self, index: Any) -> Any:
             sample = super().__getitem__(index)
             return transform(sample["image"], workload), sample["label"]
 
-    return _loader(Own(local=str(root / "streaming"), shuffle=True, batch_size=BATCH), cores)
+    return _loader(Transformed(local=str(root / "streaming"), shuffle=True, batch_size=BATCH), cores)
 
 
 def prepare_streaming(root: Path) -> None:
@@ -200,7 +200,7 @@ def grain(workload: str, root: Path, cores: int) -> Iterator[Any]:
 
 
 def rate(batches: Iterable[Any], seconds: float) -> float:
-    """Images a second after the first three batches."""
+    """Images per second after the first three batches."""
     source = iter(batches)
     for _ in range(3):
         next(source)

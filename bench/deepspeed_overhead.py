@@ -1,11 +1,11 @@
-"""DeepSpeed's share of a training step: the engine as we configure it against a bare loop around the same model.
+"""DeepSpeed's share of a training step: the engine as we configure it compared with a bare loop around the same model.
 
     python bench/deepspeed_overhead.py                   ZeRO stages 0 to 2 at batch 128 and 8, one process, one core
-    python bench/deepspeed_overhead.py --as-shipped      and the engine as its own defaults make it
+    python bench/deepspeed_overhead.py --as-shipped      and the engine with its defaults
 
 Both sides do forward, cross-entropy, backward, clipping to norm 1 and fused AdamW in fp32, from the same weights on the
-same batches: their losses must agree, or the benchmark fails. Steps alternate in random order; the median step counts.
-The process runs with the allocator settings of our workers (vitmodel/allocator.py).
+same batches. If their losses differ, the benchmark fails. Steps alternate in random order; the median step counts. The
+process has the allocator settings of our workers (vitmodel/training/allocator.py).
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from vitmodel.training.engine import ensure_process_group, import_deepspeed, mak
 MICRO = ViTConfig(family="vit", variant="micro/8", width=96, depth=6, mlp_dim=384, heads=3, patch=8)
 IMAGE, CLASSES = 32, 1000
 BATCHES = 8
-SAME_LOSS, COMPARED = 2e-6, 300  # relative, over so many steps; AdamW enlarges rounding: two bare loops, one of them started
-# one unit in the last place off, part by 4e-7 in 400 steps and by 3e-4 in 450
+# The relative tolerance of losses, and the number of steps compared. AdamW amplifies rounding: two bare loops that start one
+# unit in the last place apart differ by 4e-7 after 400 steps and by 3e-4 after 450.
+SAME_LOSS, COMPARED = 2e-6, 300
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -101,7 +102,7 @@ def as_shipped(batch: int, stage: int) -> Step:
 
 
 def compare(sides: dict[str, Step], batch: int, seconds: float) -> dict[str, float]:
-    """Median seconds a step of each side. Every side takes the same steps. Raises SystemExit where losses part."""
+    """Median seconds per step of each side. Every side makes the same steps. Raises SystemExit if losses differ."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCHES, batch, 3, IMAGE, IMAGE, generator=generator)
     labels = torch.randint(CLASSES, (BATCHES, batch), generator=generator)
@@ -117,7 +118,7 @@ def compare(sides: dict[str, Step], batch: int, seconds: float) -> dict[str, flo
             times[name].append(time.perf_counter() - started)
             losses[name] = float(loss)
         if number < COMPARED and max(losses.values()) - min(losses.values()) > SAME_LOSS * max(losses.values()):
-            raise SystemExit(f"losses part at step {number}: {losses}")
+            raise SystemExit(f"losses differ at step {number}: {losses}")
         number += 1
     return {name: statistics.median(values[len(values) // 10 :]) for name, values in times.items()}
 
@@ -126,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 8])
     parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--as-shipped", action="store_true", help="DeepSpeed's defaults and a foreach AdamW beside ours")
+    parser.add_argument("--as-shipped", action="store_true", help="also measure DeepSpeed's defaults with a foreach AdamW")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each comparison")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -138,7 +139,7 @@ def main() -> None:
     for batch in arguments.batches:
         for stage in arguments.stages:
             sides.clear()
-            gc.collect()  # the engines before: their clean-up imports, and must not begin within an import
+            gc.collect()  # of the previous engines: their clean-up imports modules and must not start during another import
             sides = {"bare": bare(batch), "ours": as_we_configure_it(batch, stage)}
             if arguments.as_shipped:
                 sides["as shipped"] = as_shipped(batch, stage)

@@ -1,8 +1,8 @@
-"""What an objective costs: a training step (forward, backward, AdamW) supervised, as masked autoencoder, with masked patches.
+"""Cost of the objectives: a training step (forward, backward, AdamW) supervised, as masked autoencoder, with masked patches.
 
     python bench/objectives.py [--threads 1] [--seconds 20]
 
-Interleaved; prints images/s, the ratio to supervised, and the ratio that the closed-form FLOPs promise.
+Steps are interleaved. Prints images/s, the ratio to supervised, and the ratio of the closed-form FLOPs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OBJECTIVES: tuple[Objective, ...] = (SUPERVISED, Mae(), MaskedPatch())
 
 
 def make_step(objective: Objective, model: ViTConfig, size: int, batch: int) -> Callable[[], None]:
-    """One optimizer step on random images, the masks drawn anew as in training."""
+    """One optimizer step on random images. Masks are drawn in every step, as in training."""
     module = build_for_training(objective, model, size, 1000, seed=0)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
     images, labels, samples = torch.rand(batch, 3, size, size) * 2 - 1, torch.arange(batch), np.arange(batch)
@@ -48,7 +48,7 @@ def make_step(objective: Objective, model: ViTConfig, size: int, batch: int) -> 
 
 
 def measure(model: ViTConfig, size: int, batch: int, seconds: float) -> None:
-    """Best of interleaved rounds, for each objective."""
+    """The best of interleaved rounds of each objective."""
     full = [complete(objective, model) for objective in OBJECTIVES]
     steps = [make_step(objective, model, size, batch) for objective in full]
     best = [float("inf")] * len(steps)
@@ -59,10 +59,10 @@ def measure(model: ViTConfig, size: int, batch: int, seconds: float) -> None:
             step()
             best[number] = min(best[number], time.perf_counter() - start)
     flops = [forward_flops(model, size, 1000, objective) for objective in full]
-    for objective, seconds_a_step, work in zip(full, best, flops, strict=True):
+    for objective, step_seconds, objective_flops in zip(full, best, flops, strict=True):
         name = f"{model.variant} {objective.kind}"
-        ratios = f"{best[0] / seconds_a_step:.2f} times supervised, by FLOPs {flops[0] / work:.2f}"
-        print(f"{name:26} {batch / seconds_a_step:9.2f} images/s, {ratios}", flush=True)
+        ratios = f"{best[0] / step_seconds:.2f} times supervised, by FLOPs {flops[0] / objective_flops:.2f}"
+        print(f"{name:26} {batch / step_seconds:9.2f} images/s, {ratios}", flush=True)
 
 
 def main() -> None:

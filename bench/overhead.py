@@ -1,11 +1,11 @@
-"""Overhead per run: the usual way against vitscale, on the same grid of tiny runs, in one command.
+"""Overhead per run: the usual way compared with vitscale, on the same grid of tiny runs, in one command.
 
     python bench/overhead.py [--seeds 2]
 
-Usual: one Tune trial with its own TorchTrainer for each run, default settings, one trial at a time (two would take
-each other's CPUs on a small machine). Ours: `python -m orchestrator.study`, from process start to report and MLflow.
-Overhead is wall-clock less the pure training time it contains; both sides train the same runs with the same code.
-Half of the usual side runs before ours and half after it, so that a change in the machine's state meets both.
+Usual: one Tune trial with its own TorchTrainer for each run, default settings, one trial at a time (two would compete for
+the CPUs of a small machine). Ours: `python -m orchestrator.study`, from process start to report and MLflow.
+Overhead is wall-clock time minus the training time in it. Both sides train the same runs with the same code. Half of the
+usual side runs before ours and half after it, so that a change in the machine's load affects both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ probe: {tasks: [digits], shots: [5]}
 
 
 def usual(runs: list[dict[str, Any]], storage: Path) -> tuple[float, float]:
-    """(wall-clock seconds, pure training seconds) of one trial and one trainer a run."""
+    """(wall-clock seconds, training seconds) of one trial and one trainer per run."""
     started = time.perf_counter()
     import ray
     from ray import tune
@@ -62,7 +62,7 @@ def usual(runs: list[dict[str, Any]], storage: Path) -> tuple[float, float]:
 
 
 def usual_trial(config: dict[str, Any]) -> None:
-    """A trial as Ray's documentation has it: a trainer of its own."""
+    """A trial as in Ray's documentation: it has its own trainer."""
     import ray.train
     from ray import tune
     from ray.train.torch import TorchTrainer
@@ -77,7 +77,7 @@ def usual_trial(config: dict[str, Any]) -> None:
 
 
 def usual_worker(config: dict[str, Any]) -> float:
-    """The same run by the same code as ours, in a worker group of its own."""
+    """The same run with the same code as ours, in its own worker group."""
     import ray.train
     import torch
 
@@ -102,22 +102,22 @@ def usual_worker(config: dict[str, Any]) -> float:
 
 
 def training_seconds(metrics: dict[str, float]) -> float:
-    """Seconds in the training loop; a probe has none, it counts as a whole."""
+    """Seconds in the training loop. A probe has none: all of its seconds count."""
     return metrics.get("time/train_seconds", metrics["time/run_seconds"])
 
 
 def ours(study: Path, storage: Path) -> tuple[float, float]:
-    """(wall-clock seconds, pure training seconds over the groups side by side) of the study command."""
+    """(wall-clock seconds, training seconds divided by the groups that run in parallel) of the study command."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "orchestrator.study", str(study), "--storage", str(storage)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - started
-    found = [json.loads(path.read_text()) for path in (storage / "runs").glob("*/result.json")]
-    return wall, sum(training_seconds(result["metrics"]) for result in found) / len(os.sched_getaffinity(0))
+    run_results = [json.loads(path.read_text()) for path in (storage / "runs").glob("*/result.json")]
+    return wall, sum(training_seconds(result["metrics"]) for result in run_results) / len(os.sched_getaffinity(0))
 
 
 def planned_runs(study: Path, storage: Path) -> list[dict[str, Any]]:
-    """The study's runs, parents first, with their data made."""
+    """The study's runs, parents first. Packs their data."""
     from orchestrator.prepare import prepare
     from vitmodel.data.shards import pack
 
@@ -138,8 +138,8 @@ def planned_runs(study: Path, storage: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=2, help="16 runs each; the usual side takes minutes for one")
-    parser.add_argument("--skip-usual", action="store_true", help="measure our side alone, for larger grids")
+    parser.add_argument("--seeds", type=int, default=2, help="16 runs each; the usual side takes minutes per seed")
+    parser.add_argument("--skip-usual", action="store_true", help="measure our side only, for larger grids")
     options = parser.parse_args()
     os.environ |= {"RAY_TRAIN_V2_ENABLED": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with tempfile.TemporaryDirectory(prefix="vso") as name:
@@ -152,11 +152,13 @@ def main() -> None:
         wall, training = ours(study, folder / "ours")
         parts += [] if options.skip_usual else [usual(runs[half:], folder / "usual")]
     mine = (wall - training) / len(runs)
-    print(f"ours    {len(runs)} runs: {wall:6.1f} s wall-clock, {training:5.1f} s training, {mine:6.2f} s overhead a run")
+    print(f"ours    {len(runs)} runs: {wall:6.1f} s wall-clock, {training:5.1f} s training, {mine:6.2f} s overhead per run")
     if parts:
         wall, training = (sum(values) for values in zip(*parts, strict=True))
         theirs = (wall - training) / len(runs)
-        print(f"usual   {len(runs)} runs: {wall:6.1f} s wall-clock, {training:5.1f} s training, {theirs:6.2f} s overhead a run")
+        print(
+            f"usual   {len(runs)} runs: {wall:6.1f} s wall-clock, {training:5.1f} s training, {theirs:6.2f} s overhead per run"
+        )
         print(f"ratio   ours / usual = {mine / theirs:.3f} (1/{theirs / mine:.0f})")
 
 

@@ -1,4 +1,4 @@
-"""Who takes part in bench/models.py: our models and those of timm, Hugging Face and vit-pytorch, at the same shapes."""
+"""The contestants of bench/models.py: our models and those of timm, Hugging Face and vit-pytorch, at the same shapes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def of_timm(shape: Shape) -> nn.Module:
 
 
 class Logits(nn.Module):
-    """A Hugging Face model that returns what the others return."""
+    """A Hugging Face model that returns logits, like the others."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def of_vit_pytorch(shape: Shape) -> nn.Module | None:
 
 Make = Callable[[Shape], nn.Module | None]
 OURS: dict[str, Make] = {"ours": ours, "ours compiled": ours_compiled}
-PEERS: dict[str, tuple[str, Make]] = {  # and the module that must be installed
+PEERS: dict[str, tuple[str, Make]] = {  # with the module that must be installed
     "timm": ("timm", of_timm),
     "hugging face": ("transformers", of_hugging_face),
     "vit-pytorch": ("vit_pytorch", of_vit_pytorch),
@@ -128,8 +128,8 @@ PEERS: dict[str, tuple[str, Make]] = {  # and the module that must be installed
 ALL: dict[str, Make] = OURS | {name: make for name, (_, make) in PEERS.items()}
 
 
-class _Word(type):
-    """A class whose every attribute is its own name: enough for the module-level tables of those who import torchvision."""
+class _NameOnly(type):
+    """A class whose attributes are their own names: enough for module-level tables of packages that import torchvision."""
 
     def __getattr__(cls, name: str) -> str:
         if name.startswith("__"):
@@ -143,12 +143,12 @@ class _Absent(types.ModuleType):
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Word(name, (), {})
+        return _NameOnly(name, (), {})
 
 
 @contextlib.contextmanager
 def stand_in_for_torchvision() -> Iterator[None]:
-    """For a while an empty torchvision, where none is installed: timm and vit-pytorch import it for what is not used here."""
+    """An empty torchvision if none is installed: timm and vit-pytorch import it for parts that are not used here."""
     if importlib.util.find_spec("torchvision"):
         yield
         return

@@ -1,8 +1,8 @@
-"""Seconds from the command to the answer where nothing is trained: a plan of 1,656 runs, and a study that cannot fit.
+"""Seconds of commands that train nothing: a plan of 1,656 runs, and a study that does not fit the machine.
 
     python bench/plan.py [--repeats 5]
 
-Whole processes, imports included, beside what a bare `import torch` costs in the same environment: each in turn, medians.
+Measures whole processes, including imports, and for comparison `import torch` alone. They take turns; prints medians.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOO_LARGE = "resources: {workers: 32, gpus_per_worker: 1}"
 
 
 def cannot_fit(folder: Path) -> Path:
-    """The quickstart, which leaves its resources to the machine, asking for 32 workers with a GPU each."""
+    """The quickstart with a request for 32 workers with one GPU each."""
     path = folder / "too_large.yaml"
     path.write_text(f"{(STUDIES / 'quickstart.yaml').read_text()}\n{TOO_LARGE}\n")
     return path
@@ -49,8 +49,8 @@ def main() -> None:
     torch_seconds = statistics.median(seconds["import torch, for comparison"])
     for name, (_, _, bound) in commands.items():
         median = statistics.median(seconds[name])
-        beside = f" of {bound:g} s allowed" if bound else ""
-        print(f"{name:30} {median:6.2f} s{beside}, {median / torch_seconds:4.2f} of import torch")
+        limit = f" (limit {bound:g} s)" if bound else ""
+        print(f"{name:30} {median:6.2f} s{limit}, {median / torch_seconds:4.2f} x import torch")
 
 
 if __name__ == "__main__":

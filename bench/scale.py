@@ -1,16 +1,15 @@
-"""What grows how with the number of runs: planning, bundling, following and collecting at 500, 1,000 and 2,000 runs.
+"""How the driver's work grows with the number of runs: planning, bundling, following, collecting at 500 to 2,000 runs.
 
     python bench/scale.py [--runs 500 1000 2000] [--nodes 500]
 
-No Ray and no training: runs' files are written as workers write them, in waves of as many runs as `--nodes` nodes hold.
-Following is a look of the driver at the store after every wave; noting is the tracker's record of how far it got, without
-MLflow (bench/collect.py measures MLflow). Prints seconds and the exponent p of seconds ~ runs^p.
+No Ray and no training: the files of runs are written as workers write them, in waves of as many runs as `--nodes` nodes hold.
+Following is the driver's look at the store after every wave. Recording is the tracking cursor, without MLflow
+(bench/collect.py measures MLflow). Prints seconds and the exponent p of seconds ~ runs^p.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -20,16 +19,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from collect import LOGGED, facts_of, result_of
+from collect import STUDY as COLLECTED
+from collect import curve, plan_of, record_of, result_of
 from rich.console import Console
 
 from orchestrator import results
 from orchestrator.monitor.progress import Progress
 from orchestrator.plan.make import make_bundles
+from orchestrator.plan.records import RunFacts
 from orchestrator.prepare import prepare
-from orchestrator.store.layout import Store
-from orchestrator.tracking.cursor import Cursor
-from vitmodel.files import write_json
+from orchestrator.store.layout import RunFolder, Store
+from orchestrator.tracking.cursor import Cursor, TrackedRun
 
 STUDY = """\
 name: scale
@@ -50,7 +50,7 @@ probe: {tasks: [images], shots: [5]}
 budget: {max_runs: 100000}
 resources: {workers: 1, cpus_per_worker: 1, max_concurrent: NODES}
 """
-RUNS_A_SEED = 80
+RUNS_PER_SEED = 80
 
 
 def main() -> int:
@@ -82,7 +82,7 @@ def measure(count: int, nodes: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder, "scale.yaml")
-        seeds = list(range(round(count / RUNS_A_SEED)))
+        seeds = list(range(round(count / RUNS_PER_SEED)))
         study.write_text(STUDY.replace("SEEDS", str(seeds)).replace("NODES", str(nodes)))
         with timed("planning"):
             prepared = prepare(study, f"{folder}/runs")
@@ -93,40 +93,38 @@ def measure(count: int, nodes: int) -> dict[str, float]:
 
 
 def follow(store: Store, count: int, nodes: int, timed: Callable[[str], Any]) -> None:
-    """Waves of runs begin, log and end; the driver looks after each."""
-    plan = {"study": "bench", "totals": {"runs": count}, "runs": [facts_of(number) for number in range(count)]}
-    write_json(store.study("bench") / "plan.json", plan)
-    cursor = Cursor(store.study("bench"), "none")
+    """Waves of runs start, log and finish. The driver looks at the store after each."""
+    plan = plan_of(count)
+    store.write_plan(plan)
+    cursor = Cursor(store.study(COLLECTED), "none")
     cursor.save()
-    ids = [facts["run_id"] for facts in plan["runs"]]
-    with Progress(store, plan, nodes, Console(quiet=True)) as progress:
-        for start in range(0, count, nodes):
-            wave = [store.run(run_id) for run_id in ids[start : start + nodes]]
-            for stage in (begin, log_steps, end):
-                for folder in wave:
-                    stage(folder)
+    with Progress(store, plan, Console(quiet=True)) as progress:
+        for first in range(0, count, nodes):
+            wave = plan.runs[first : first + nodes]
+            for stage in (begin, log_steps, finish):
+                for facts in wave:
+                    stage(store.run(facts.run_id), facts)
                 with timed("following"):
-                    changed = progress.refresh()
-                assert len(changed) == len(wave)
-                with timed("noting"):
-                    for seen in changed:
-                        cursor.made(seen.folder.run_id, {"id": "0" * 32, "step": 1, "state": str(seen.state)})
+                    changes = progress.refresh()
+                assert len(changes) == len(wave)
+                with timed("recording"):
+                    for change in changes:
+                        cursor.note_tracked(change.folder.run_id, TrackedRun(id="0" * 32, step=1, state=str(change.state)))
     with timed("collecting"):
-        assert len(results.collect(store.root, "bench")) == count
+        assert len(results.collect(store.root, COLLECTED)) == count
 
 
-def begin(folder: Any) -> None:
-    folder.begin({"config": {}})
+def begin(folder: RunFolder, facts: RunFacts) -> None:
+    folder.begin(record_of(facts))
 
 
-def log_steps(folder: Any) -> None:
-    lines = [json.dumps({"step": i + 1, "time": 10.0 + i, "train/loss": 1.0}) for i in range(LOGGED)]
+def log_steps(folder: RunFolder, facts: RunFacts) -> None:
     with folder.metrics_files()[-1].open("a") as file:
-        file.write("\n".join(lines) + "\n")
+        file.write(curve())
 
 
-def end(folder: Any) -> None:
-    folder.finish({**result_of(folder.run_id), "attempts": 1})
+def finish(folder: RunFolder, facts: RunFacts) -> None:
+    folder.finish(result_of(facts.run_id))
 
 
 if __name__ == "__main__":

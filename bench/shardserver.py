@@ -1,4 +1,4 @@
-"""A loopback HTTP server of shards that can cut its replies short: what bench/chaos.py reads images through."""
+"""A loopback HTTP server of shards that can truncate its replies. bench/chaos.py reads images through it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class ShardServer:
-    """Serves a folder; while `cut_for` lasts, every reply is announced whole and ends in the middle."""
+    """Serves a folder. For the time given to `cut_for` every reply has its full Content-Length and ends in the middle."""
 
     def __init__(self, folder: Path) -> None:
         self.cut = 0
@@ -53,4 +53,4 @@ class _Handler(SimpleHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
