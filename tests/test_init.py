@@ -63,9 +63,6 @@ def refusal(write_study: WriteStudy, change: Callable[[dict[str, Any]], None]) -
     return str(caught.value)
 
 
-# --- plans ----------------------------------------------------------------------------------------------------
-
-
 def test_a_study_of_imported_weights_alone(write_study: WriteStudy, npz: Path, tmp_path: Path) -> None:
     """One import, no pretraining; the file decides on GELU and pooling; fine-tunes have no pre-logits layer."""
     (cell,) = planned(write_study, only({"init": str(npz)}), tmp_path).cells
@@ -119,7 +116,7 @@ def test_every_layout_can_start_a_study(layout: Layout | None, name: str, write_
     export_weights(random_state(VIT), VIT, tmp_path / name, layout)
     entry: dict[str, Any] = {"init": str(tmp_path / name)}
     if layout == "timm":  # its shapes do not show the heads
-        assert "does not show how many heads" in refusal(write_study, only(entry))
+        assert "does not show the number of heads" in refusal(write_study, only(entry))
         entry |= {"family": "vit", "variant": "v", "width": 32, "depth": 2, "mlp_dim": 48, "heads": 4, "patch": 8}
     model = planned(write_study, only(entry), tmp_path).cells[0].pretrain.config.model
     assert isinstance(model, ViTConfig)
@@ -142,18 +139,18 @@ print([m for m in ('ray', 'torch', 'mlflow', 'pandas') if m in sys.modules])"""
     ("entry", "said"),
     [
         ({"init": "none.npz"}, "no such file or folder"),
-        ({"init": "NPZ", "model": "S/16"}, "small.npz: holds 22,589 values, S/16 has 21,"),
+        ({"init": "NPZ", "model": "S/16"}, "small.npz: the file holds 22,589 values, S/16 has 21,"),
         ({"init": "NPZ", "model": "R50x1"}, "another architecture"),
-        ({"init": "NPZ", "lengths": [{"epochs": 1}]}, "imported weights are not trained further upstream"),
-        ({"init": "NPZ", "recipe": {"lr": 0.1}}, "models[0].recipe: imported weights are not trained"),
+        ({"init": "NPZ", "lengths": [{"epochs": 1}]}, "a model with imported weights is not pretrained"),
+        ({"init": "NPZ", "recipe": {"lr": 0.1}}, "models[0].recipe: a model with imported weights is not pretrained"),
         (
             {"init": "NPZ", "model": "Ti/16", "gelu": "erf"},
             "models[0].gelu: gelu is tanh in small.npz, not erf (allowed: tanh)",
         ),
         ({"init": "weights.pth"}, "convert it with `vitscale weights import`"),
-        ({"init": "objects.npz"}, "bad holds objects, which only allow_pickle=True would read"),
-        ({"init": "text.npz"}, "not a file of tensors alone"),
-        ({"init": "other.npz"}, "tensors of no known layout, such as weight"),
+        ({"init": "objects.npz"}, "bad contains Python objects, which need allow_pickle=True"),
+        ({"init": "text.npz"}, "the file must contain tensors only"),
+        ({"init": "other.npz"}, "unknown layout: no supported codebase has a tensor 'weight'"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -171,7 +168,7 @@ def test_what_is_refused(entry: dict[str, Any], said: str, write_study: WriteStu
 
 def test_a_pretraining_still_needs_its_keys(write_study: WriteStudy, npz: Path) -> None:
     both = only({"init": str(npz)}, "S/16")
-    assert "pretrain.data: Field required" in refusal(write_study, both)
+    assert "pretrain.data: required key is missing" in refusal(write_study, both)
 
 
 def test_a_hybrid_is_known_by_its_name(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -194,16 +191,13 @@ def test_headers_tell_what_the_tensors_are(npz: Path, tmp_path: Path) -> None:
     assert ViTConfig.model_validate_json(metadata["model"]) == VIT
 
 
-# --- runs -----------------------------------------------------------------------------------------------------
-
-
 def test_a_file_that_changed_since_the_plan_is_refused(npz: Path, tmp_path: Path) -> None:
     data = DataRef(name="small.npz", identity=content_hash(npz), size=0, lanes=1, window=1, eval_split="")
     config = RunConfig(phase="import", model=SMALL, image_size=32, classes=5, data=data, seed=0)
     execute(config, Context(folder=tmp_path, data_root=npz))
     assert saved_model(tmp_path / "model.safetensors") == SMALL
     npz.write_bytes(npz.read_bytes() + b"\0")
-    with pytest.raises(UserError, match="not the file that was planned with"):
+    with pytest.raises(UserError, match="the file has changed since the study was planned"):
         execute(config, Context(folder=tmp_path, data_root=npz))
 
 

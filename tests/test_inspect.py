@@ -1,4 +1,4 @@
-"""Looking inside a ViT: arrays against their definitions written out, figures of them, the command, what is refused."""
+"""Analysis of a ViT: arrays against their definitions, their figures, the command, and its errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from records import plan_file, run_record, run_result
 from test_flops import CIFAR_RESNET, MICRO_HYBRID, MIXERS
 from test_weights_cli import refusal, vitscale
 from torch import Tensor, nn
 
 from orchestrator.report import model_figures
 from orchestrator.store.layout import Store
+from orchestrator.store.records import as_json
 from vitmodel import inspect
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig, ViTConfig
@@ -30,7 +32,7 @@ GAP = CLS.model_copy(update={"pooling": "gap", "variant": "gap"})
 
 
 def module_of(model: ModelConfig, size: int | tuple[int, int] = 32) -> nn.Module:
-    """A module whose attention is far from even."""
+    """A module whose attention is far from uniform."""
     found = build(model, size, 5, seed=0)
     with torch.no_grad():
         for name, tensor in found.named_parameters():
@@ -145,20 +147,17 @@ def test_rollout_multiplies_half_attention_and_half_residual(model: ModelConfig)
 @pytest.mark.parametrize(
     ("model", "look", "said"),
     [
-        (MIXERS[0], inspect.attention_rollout, "mixes them by WindowAttention"),
-        (MIXERS[1], inspect.mean_attention_distance, "mixes them by AxialAttention"),
-        (MIXERS[3], inspect.attention_weights, "mixes them by TokenMlp"),
+        (MIXERS[0], inspect.attention_rollout, "this one has WindowAttention"),
+        (MIXERS[1], inspect.mean_attention_distance, "this one has AxialAttention"),
+        (MIXERS[3], inspect.attention_weights, "this one has TokenMlp"),
         (CIFAR_RESNET, inspect.attention_rollout, "ResNet has no patches and no attention"),
-        (MICRO_HYBRID, lambda module, _: inspect.patch_filters(module), "on a ResNet's map"),
+        (MICRO_HYBRID, lambda module, _: inspect.patch_filters(module), "its patches are of a feature map"),
     ],
     ids=lambda value: getattr(value, "variant", None) or getattr(value, "__name__", "said"),
 )
 def test_what_is_not_defined_is_refused(model: ModelConfig, look: object, said: str) -> None:
     with pytest.raises(UserError, match=said):
         look(build(model, 32, 5, seed=0), fixed_images(32))  # type: ignore[operator]
-
-
-# --- figures and the command ----------------------------------------------------------------------------------
 
 
 def test_an_image_is_lit_where_attention_goes() -> None:
@@ -188,11 +187,17 @@ def store(tmp_path: Path) -> Path:
     root = tmp_path / "store"
     pack(DigitsConfig(generate="digits", image_size=32), root / "data/digits-1")
     run = Store(root).run("pretrain-0123456789ab").path
-    config = {"model": CLS.model_dump(mode="json"), "data": {"eval_split": "test"}}
-    write_json(run / "config.json", {"config": config})
-    write_json(run / "result.json", {})
-    plan = {"runs": [{"run_id": run.name, "dataset": "digits"}], "datasets": {"digits": str(root / "data/digits-1")}}
-    write_json(root / "studies/s/plan.json", plan)
+    record = run_record(run.name, model=CLS, image_size=32, classes=10)
+    record = record.model_copy(
+        update={
+            "config": record.config.model_copy(update={"data": record.config.data.model_copy(update={"eval_split": "test"})}),
+            "facts": record.facts.model_copy(update={"dataset": "digits"}),
+        }
+    )
+    write_json(run / "config.json", as_json(record))
+    write_json(run / "result.json", as_json(run_result(run.name)))
+    plan = plan_file(record.facts, datasets={"digits": str(root / "data/digits-1")})
+    write_json(root / "studies/s/plan.json", as_json(plan))
     save_weights(module_of(CLS).state_dict(), run / "model.safetensors", CLS)
     return root
 
@@ -217,9 +222,9 @@ def test_images_of_ones_own(store: Path, tmp_path: Path) -> None:
     arrays = np.load(tmp_path / "out/arrays.npz")
     assert arrays["rollout"].shape == (2, 4, 4)
     weights = store / "runs/pretrain-0123456789ab/model.safetensors"
-    assert "no dataset is known here" in refusal("inspect", weights)
+    assert "no dataset of these weights is available here" in refusal("inspect", weights)
     (tmp_path / "text.png").write_text("no image")
-    assert "text.png: no readable image" in refusal("inspect", weights, "--image", tmp_path / "text.png")
+    assert "text.png: not a readable image" in refusal("inspect", weights, "--image", tmp_path / "text.png")
 
 
 def test_models_with_less_to_see(tmp_path: Path) -> None:
@@ -230,8 +235,8 @@ def test_models_with_less_to_see(tmp_path: Path) -> None:
         save_weights(build(model, 32, 5, seed=0).state_dict(), tmp_path / f"{model.family}{model.variant}.safetensors", model)
         arguments = ("inspect", tmp_path / f"{model.family}{model.variant}.safetensors", "--image", tmp_path / "i.png")
         said[model.variant] = vitscale(*arguments, "--out", tmp_path / model.variant)
-    assert "no filters: patch filters of a hybrid" in said["h"].output
-    assert "no rollout: attention between all patches" in said["window"].output
+    assert "no filters: the patch filters of a hybrid" in said["h"].output
+    assert "no rollout: needs a model with full attention" in said["window"].output
     assert {path.name for path in (tmp_path / "window").glob("*.png")} == {"filters.png", "positions.png"}
-    assert "no patches and no attention" in str(said["c"].exception)
+    assert "has no patches and no attention" in str(said["c"].exception)
     assert not (tmp_path / "c").exists()

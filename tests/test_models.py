@@ -143,7 +143,7 @@ def test_resize_of_other_grids() -> None:
         resize_position_embedding(torch.ones(1, 25, 1), 50, 1, grid=(7, 7), old_grid=(4, 6)), torch.ones(1, 50, 1)
     )
     assert resize_position_embedding(pos, 26, 2, grid=(6, 4), old_grid=(6, 4)) is pos
-    with pytest.raises(UserError, match="of 26 tokens is no grid of 5 x 5 plus 2"):
+    with pytest.raises(UserError, match="of 26 tokens is not a grid of 5 x 5 plus 2"):
         resize_position_embedding(pos, 26, 2, grid=(5, 5), old_grid=(6, 4))
 
 
@@ -166,7 +166,7 @@ def test_the_pre_logits_layer_stays_behind(tmp_path: Path) -> None:
 
 def test_mixing_over_tokens_is_tied_to_their_number(tmp_path: Path) -> None:
     save_weights(build(MIXERS[3], 32, 7, seed=0).state_dict(), tmp_path / "m.safetensors")
-    with pytest.raises(UserError, match=r"blocks.0.attn.fc1.weight is \(24, 16\), wanted \(24, 64\)"):
+    with pytest.raises(UserError, match=r"blocks.0.attn.fc1.weight is \(24, 16\), expected \(24, 64\)"):
         load_for_transfer(build(MIXERS[3], 64, 7), tmp_path / "m.safetensors")
 
 
@@ -184,13 +184,10 @@ def test_transfer_to_another_head_and_size(config: ModelConfig, tmp_path: Path) 
 def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
     save_weights(build(CLS_VIT, 32, 7, seed=0).state_dict(), tmp_path / "m.safetensors")
     wider = CLS_VIT.model_copy(update={"width": 64})
-    with pytest.raises(UserError, match=r"blocks.0.attn.qkv.weight is \(144, 48\), wanted \(192, 64\)"):
+    with pytest.raises(UserError, match=r"blocks.0.attn.qkv.weight is \(144, 48\), expected \(192, 64\)"):
         load_for_transfer(build(wider, 32, 7), tmp_path / "m.safetensors")
     with pytest.raises(UserError, match=r"missing stem\.conv\.weight"):
         load_for_transfer(build(MICRO_RESNET, 32, 7), tmp_path / "m.safetensors")
-
-
-# --- the mathematics, against implementations of its own --------------------------------------------------------
 
 
 def plain_vit(state: dict[str, Tensor], images: Tensor, *, patch: int, depth: int, heads: int, erf: bool) -> Tensor:
@@ -286,9 +283,6 @@ def test_same_padding_and_standardisation_of_hybrids(size: int, stride: int) -> 
                     total += kernel[:, :, p, q] @ x[0, :, r, c]
         assert torch.allclose(y[0, :, i, j], total, atol=1e-12)
     assert pad_same(x, 1, 2) is x
-
-
-# --- what training asks of them -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", MODELS[:-1], ids=IDS[:-1])  # ResNet-50 is ResNet-34's code, and larger

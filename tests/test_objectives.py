@@ -28,7 +28,7 @@ from vitmodel.data.order import Batch
 from vitmodel.data.shards import pack
 from vitmodel.flops.count import count_params, forward_flops, train_flops
 from vitmodel.flops.objectives import complete, corruption, visible_patches
-from vitmodel.models import masked
+from vitmodel.models import masked, masked_targets
 from vitmodel.models.build import build, build_for_training
 from vitmodel.training.checkpoint import CheckpointPolicy
 from vitmodel.training.engine import make_optimizer, set_learning_rate
@@ -59,9 +59,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images_and_order(batch: int = 8, size: int = 32, patches: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     order = patch_order(Batch(np.arange(batch), np.zeros(batch, dtype=np.int64)), 0, patches)
     return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1, torch.from_numpy(order)
-
-
-# --- masks ----------------------------------------------------------------------------------------------------
 
 
 def test_masks_are_a_function_of_seed_epoch_and_sample() -> None:
@@ -122,23 +119,20 @@ def test_an_autoencoder_encodes_visible_patches_alone() -> None:
     module.encoder.blocks[0].register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape[1]))
     module(images, order)
     assert seen == [17], "16 of 64 patches and the class token"
-    tiles = masked.patch_pixels(images, 4)
+    tiles = masked_targets.patch_pixels(images, 4)
     hidden = masked.put(tiles, order[:, 16:], torch.randn(8, 48, 48))
     changed = hidden.view(8, 8, 8, 4, 4, 3).permute(0, 5, 1, 3, 2, 4).reshape(8, 3, 32, 32)
-    assert torch.equal(masked.patch_pixels(changed, 4), hidden)
+    assert torch.equal(masked_targets.patch_pixels(changed, 4), hidden)
     predictions = []
     module.pixels.register_forward_hook(lambda _, inputs, output: predictions.append(output))
     module(images, order), module(changed, order)
     assert torch.equal(*predictions), "what is hidden cannot change what is predicted"
 
 
-# --- targets --------------------------------------------------------------------------------------------------
-
-
 def test_targets_by_hand() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    colours, normalised = masked.colour_classes(images, 4), masked.normalised_patches(images, 4)
+    colours, normalised = masked_targets.colour_classes(images, 4), masked_targets.normalised_patches(images, 4)
     for image in range(2):
         for number, (row, column) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):
             tile = pixels[image, row : row + 4, column : column + 4].astype(np.float64)
@@ -146,8 +140,8 @@ def test_targets_by_hand() -> None:
             assert colours[image, number] == 64 * red + 8 * green + blue
             flat = (tile.reshape(-1) - tile.mean()) / np.sqrt(tile.var(ddof=1) + 1e-6 * 127.5**2)
             assert np.allclose(normalised[image, number].numpy(), flat, atol=1e-4)
-    assert masked.colour_classes(torch.ones(1, 3, 4, 4), 4).item() == 511
-    assert masked.colour_classes(-torch.ones(1, 3, 4, 4), 4).item() == 0
+    assert masked_targets.colour_classes(torch.ones(1, 3, 4, 4), 4).item() == 511
+    assert masked_targets.colour_classes(-torch.ones(1, 3, 4, 4), 4).item() == 0
 
 
 def test_the_losses_by_hand() -> None:
@@ -160,17 +154,17 @@ def test_the_losses_by_hand() -> None:
         got, predicted = module(images, order).detach(), grabbed.pop().double().numpy()
         for image in range(8):
             if objective is MAE:
-                target = masked.normalised_patches(images, 4)[image, hidden[image]].double().numpy()
+                target = masked_targets.normalised_patches(images, 4)[image, hidden[image]].double().numpy()
                 expected = ((predicted[image] - target) ** 2).mean()
             else:
-                target = masked.colour_classes(images, 4)[image, hidden[image]].numpy()
+                target = masked_targets.colour_classes(images, 4)[image, hidden[image]].numpy()
                 chances = np.exp(predicted[image]) / np.exp(predicted[image]).sum(axis=1, keepdims=True)
                 expected = -np.log(chances[np.arange(32), target]).mean()
             assert got[image].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_positions_of_the_decoder_tell_places_apart() -> None:
-    positions = masked.sine_positions(16, (3, 5))
+    positions = masked_targets.sine_positions(16, (3, 5))
     assert positions.shape == (15, 16)
     assert torch.cdist(positions, positions).fill_diagonal_(1).min() > 0.1
     assert torch.equal(positions[0, :8], positions[4, :8]), "the first half tells rows"
@@ -217,9 +211,6 @@ def test_known_counts_of_the_paper() -> None:
     large = named_model("L/16")
     share = forward_flops(large, 224, 1000, complete(Mae(), large)) / forward_flops(large, 224, 1000)
     assert 0.25 < share < 0.4, "a quarter of the encoder's work, and the decoder's"
-
-
-# --- training -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("objective", "model"), CASES, ids=NAMES)
@@ -290,9 +281,6 @@ def test_two_workers_hide_the_same_patches(name: str, zero_stage: int, digits: P
     assert np.allclose(two, list(alone.values()), rtol=2e-3, atol=2e-3)
     assert result["eval/loss"] == pytest.approx(alone_result["eval/loss"], rel=2e-3)
     assert (tmp_path / "two" / WEIGHTS_FILE).stat().st_size == (tmp_path / "alone" / WEIGHTS_FILE).stat().st_size
-
-
-# --- in a study -----------------------------------------------------------------------------------------------
 
 
 def asked(objective: Any, **keys: Any) -> Change:
@@ -380,9 +368,6 @@ def test_layer_decay_needs_an_encoder() -> None:
     assert resolve_recipe("mae_imagenet_finetune", named_model("L/16"), {}).lr == pytest.approx(4e-3)
 
 
-# --- layer decay ----------------------------------------------------------------------------------------------
-
-
 def test_layer_decay_scales_every_group() -> None:
     """As the paper's table: the head at the full rate, each layer below at three quarters of the one above."""
     module = build(VIT, 16, 10, seed=0)
@@ -422,9 +407,6 @@ def test_an_encoder_without_a_head_is_exported(tmp_path: Path) -> None:
     again = import_weights(tmp_path / "timm.safetensors", VIT)[1]
     assert all(torch.equal(again[name], value) for name, value in weights.items())
     assert not again["head.weight"].any()
-
-
-# --- the published studies ------------------------------------------------------------------------------------
 
 
 def test_the_imagenet_studies_are_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

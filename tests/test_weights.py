@@ -17,7 +17,7 @@ from vitmodel.config.models import ModelConfig, ResNetConfig, ViTConfig
 from vitmodel.config.variants import named_model
 from vitmodel.models.build import build
 from vitmodel.weights.interchange import export_weights, import_weights
-from vitmodel.weights.layouts import tensors_of
+from vitmodel.weights.layouts import entries_of
 from vitmodel.weights.native import load_for_transfer, save_weights, saved_model
 from vitmodel.weights.recognise import LAYOUTS, Layout
 
@@ -78,9 +78,6 @@ def test_own_files_carry_their_model(tmp_path: Path) -> None:
         config, back = import_weights(tmp_path / "m.safetensors")
         assert config == model
         assert all(torch.equal(back[name], state[name]) for name in state)
-
-
-# --- names and shapes, against the published ones --------------------------------------------------------------
 
 
 def official_vit(depth: int) -> dict[str, tuple[int, ...]]:
@@ -178,9 +175,6 @@ def test_query_key_and_value_go_where_they_belong(tmp_path: Path) -> None:
     )
 
 
-# --- what a file decides --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("layout", "gelu", "eps"), [("official", "tanh", 1e-6), ("timm", "erf", 1e-6), ("hf", "tanh", 1e-6)])
 def test_a_plain_vit_is_recognised(layout: Layout, gelu: str, eps: float, tmp_path: Path) -> None:
     config, _ = import_weights(written(tmp_path, VIT, layout))
@@ -231,18 +225,15 @@ def test_imported_weights_start_a_finetune(tmp_path: Path) -> None:
     assert not child.head.weight.any()
 
 
-# --- what is refused ------------------------------------------------------------------------------------------
-
-
 def test_a_file_with_objects_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", cls=np.array([{"a": 1}], dtype=object))
     with pytest.raises(UserError, match="allow_pickle=False"):
         import_weights(tmp_path / "bad.npz")
     torch.save({"w": Path("/")}, tmp_path / "bad.pth")
-    with pytest.raises(UserError, match="not a file of tensors alone"):
+    with pytest.raises(UserError, match="the file must contain tensors only"):
         import_weights(tmp_path / "bad.pth")
     torch.save({"w": 3}, tmp_path / "bad.pth")
-    with pytest.raises(UserError, match="w is none"):
+    with pytest.raises(UserError, match="w is not a tensor"):
         import_weights(tmp_path / "bad.pth")
     (tmp_path / "cut.safetensors").write_bytes(b"\x08")
     with pytest.raises(UserError, match=r"cut.safetensors"):
@@ -262,7 +253,7 @@ def test_the_report_names_keys_and_shapes_of_the_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "odd.npz", **arrays)
     with pytest.raises(UserError) as caught:
         import_weights(tmp_path / "odd.npz", VIT)
-    for part in (f"missing {block}/MlpBlock_3/Dense_0/bias", "unexpected extra", "head/kernel is (5, 32), wanted (32, 5)"):
+    for part in (f"missing {block}/MlpBlock_3/Dense_0/bias", "unexpected extra", "head/kernel is (5, 32), expected (32, 5)"):
         assert part in str(caught.value)
 
 
@@ -270,7 +261,7 @@ def test_impossible_position_embeddings(tmp_path: Path) -> None:
     arrays = dict(np.load(written(tmp_path, VIT, "official")))
     arrays["Transformer/posembed_input/pos_embedding"] = np.zeros((1, 16, 32), np.float32)
     np.savez(tmp_path / "odd.npz", **arrays)
-    with pytest.raises(UserError, match="pos_embed: position embedding of 16 tokens is no square grid plus 1"):
+    with pytest.raises(UserError, match="pos_embed: a position embedding of 16 tokens is not a square grid plus 1"):
         import_weights(tmp_path / "odd.npz")
 
 
@@ -281,19 +272,19 @@ def test_impossible_position_embeddings(tmp_path: Path) -> None:
         (GAP, "hf", "pooling gap"),
         (PRE, "timm", "pre_logits True"),
         (MICRO_HYBRID, "hf", "family hybrid"),
-        (CIFAR_RESNET, "official", "no place for c"),
+        (CIFAR_RESNET, "official", "does not support c"),
         (MICRO_CNNS[0], "timm", "family cnn"),
     ],
     ids=lambda value: getattr(value, "variant", value),
 )
 def test_what_a_layout_cannot_hold(model: ModelConfig, layout: Layout, field: str) -> None:
     with pytest.raises(UserError, match=field):
-        tensors_of(model, layout)
+        entries_of(model, layout)
 
 
 def test_unknown_layouts(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", weight=np.zeros(3, np.float32))
-    with pytest.raises(UserError, match=r"no known layout, such as weight \(allowed: official, timm, hf\)"):
+    with pytest.raises(UserError, match=r"has a tensor 'weight' \(allowed: official, timm, hf\)"):
         import_weights(tmp_path / "other.npz")
     with pytest.raises(UserError, match="not a plain ViT"):
         import_weights(written(tmp_path, BIT, "official"))

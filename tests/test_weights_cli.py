@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from records import run_record, run_result
 from test_flops import MICRO_HYBRID
 from test_weights import BIT, PRE, VIT, random_state, written
 from typer.testing import CliRunner, Result
 
 from orchestrator.cli import app
 from orchestrator.store.layout import Store
+from orchestrator.store.records import as_json
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
 from vitmodel.config.variants import NAMED_VARIANTS
@@ -37,15 +39,12 @@ def refusal(*arguments: object) -> str:
 
 
 def run_in_store(root: Path, model: ModelConfig, run_id: str = "pretrain-0123456789ab", with_model: bool = True) -> str:
-    """A finished pretraining as the store keeps it."""
+    """A finished pretraining in a store."""
     folder = Store(root).run(run_id).path
-    write_json(folder / "config.json", {"config": {"model": model.model_dump(mode="json")}})
-    write_json(folder / "result.json", {})
+    write_json(folder / "config.json", as_json(run_record(run_id, model=model)))
+    write_json(folder / "result.json", as_json(run_result(run_id)))
     save_weights(random_state(model), folder / "model.safetensors", model if with_model else None)
     return run_id
-
-
-# --- models ---------------------------------------------------------------------------------------------------
 
 
 def test_models_lists_every_named_variant_without_torch() -> None:
@@ -65,9 +64,6 @@ def test_models_at_another_size_say_what_does_not_fit() -> None:
     assert "not for images of 48 px: AlexNet, B/32, G/14" in found
     nothing = vitscale("models", "--image-size", 0)
     assert (nothing.exit_code, "Invalid value for '--image-size'" in nothing.output) == (2, True)
-
-
-# --- import, export, verify -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["official", "hf"])
@@ -116,10 +112,10 @@ def test_which_run_is_meant(tmp_path: Path) -> None:
     run_in_store(tmp_path, VIT)
     run_in_store(tmp_path, VIT, "pretrain-0123ffffffff")
     export = ("--layout", "official", "--storage", tmp_path)
-    assert "2 runs begin with 'pretrain-0123'" in refusal("weights", "export", "pretrain-0123", tmp_path / "a.npz", *export)
-    assert "no file and no run is called 'x'" in refusal("weights", "export", "x", tmp_path / "a.npz", *export)
+    assert "2 run ids begin with 'pretrain-0123'" in refusal("weights", "export", "pretrain-0123", tmp_path / "a.npz", *export)
+    assert "no file or run 'x'" in refusal("weights", "export", "x", tmp_path / "a.npz", *export)
     Store(tmp_path).run("finetune-00").path.mkdir()
-    assert "finetune-00 left no weights" in refusal("weights", "export", "finetune", tmp_path / "a.npz", *export)
+    assert "finetune-00 has no weights" in refusal("weights", "export", "finetune", tmp_path / "a.npz", *export)
     assert "a name that ends in .npz" in refusal("weights", "export", "pretrain-01234", tmp_path / "a.bin", *export)
 
 
@@ -180,9 +176,6 @@ def test_a_file_of_ours_is_not_taken_for_another_model(tmp_path: Path) -> None:
     import_weights(tmp_path / "m.safetensors", VIT.model_copy(update={"variant": "any name"}))
     with pytest.raises(UserError, match="the file contains another model \\(vit\\): heads is 4, not 8"):
         import_weights(tmp_path / "m.safetensors", VIT.model_copy(update={"heads": 8}))
-
-
-# --- files of other kinds -------------------------------------------------------------------------------------
 
 
 def test_big_vision_files(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Networks: one file a family, `build` from configuration to module, `weights` in and out."""
+"""Networks, one file for each family, and `build`: from a configuration to a module."""

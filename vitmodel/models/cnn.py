@@ -1,7 +1,7 @@
-"""The smaller CNNs: AlexNet, MobileNetV2, ResNet-34 and ResNet-50 (with BatchNorm), from the tables of convolutions.py.
+"""The smaller CNNs: AlexNet, MobileNetV2, ResNet-34 and ResNet-50 (with BatchNorm), from the tables of flops/convolutions.py.
 
-Shapes: B batch, C channels, R resolution in pixels per side. BatchNorm's running statistics stay in fp32 whatever the
-precision of the weights, and differ between workers until `synchronise_statistics`.
+Shapes: B batch, C channels, R resolution in pixels per side. BatchNorm's running statistics are fp32 for any precision of
+the weights, and differ between workers until `synchronise_statistics`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vitmodel.flops.convolutions import (
 )
 from vitmodel.models.residual import PostActivation, channels_first
 
-MOMENTUM, EPS = 0.1, 1e-5  # of BatchNorm, as torchvision's
+MOMENTUM, EPS = 0.1, 1e-5  # of BatchNorm, as in torchvision
 
 
 class BatchNorm(nn.Module):
@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
         return y.to(x_BCRR.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm:
-        """`module.bfloat16()` and its like leave the statistics in fp32."""
+        """Keep the statistics in fp32 when the module is converted, for example by `module.bfloat16()`."""
         before = {"running_mean": self.running_mean, "running_var": self.running_var}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, statistic in before.items():
@@ -76,7 +76,7 @@ class BatchNorm(nn.Module):
 
 
 def synchronise_statistics(module: nn.Module) -> None:
-    """Average BatchNorm's running statistics over all workers. Collective; does nothing where there are none."""
+    """Average BatchNorm's running statistics over all workers. Collective; does nothing for a module without BatchNorm."""
     norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm)]
     if not norms or not dist.is_initialized() or dist.get_world_size() == 1:
         return
@@ -89,7 +89,7 @@ def synchronise_statistics(module: nn.Module) -> None:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, BatchNorm and, where given, an activation."""
+    """Convolution, BatchNorm and, if given, an activation."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1, act: nn.Module | None = None
@@ -104,7 +104,7 @@ class ConvNorm(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block: widen, convolve each channel by itself, narrow without activation (section 3.3)."""
+    """MobileNetV2's block: expansion, depthwise convolution, linear projection (section 3.3)."""
 
     def __init__(self, block: Residual) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class InvertedResidual(nn.Module):
 
 
 class Cnn(nn.Module):
-    """Images (B, 3, S, S) in [-1, 1] to logits (B, classes). AlexNet's dropout sits between its dense layers."""
+    """Images (B, 3, S, S) in [-1, 1] to logits (B, classes). AlexNet's dropout is between its dense layers."""
 
     def __init__(self, config: CnnConfig, classes: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Cnn(nn.Module):
         self.activation_checkpointing = False
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees: (B, C)."""
+        """The input of the head: (B, C)."""
         x = channels_first(images)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
@@ -155,7 +155,7 @@ class Cnn(nn.Module):
 
 
 def _recompute_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For activation checkpointing: the second forward pass must not move the running statistics again."""
+    """For activation checkpointing: the second forward pass must not update the running statistics again."""
 
     @contextmanager
     def frozen() -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Hybrid (Dosovitskiy et al. 2021, section 3.1): the ViT encoder on the feature map of a post-activation ResNet.
 
-As the official code: GroupNorm with eps 1e-6, kernels standardised by (std + 1e-5), TensorFlow's SAME padding, no norm
+As in the official code: GroupNorm with eps 1e-6, kernels standardised by (std + 1e-5), TensorFlow's SAME padding, no norm
 after the last stage. Shapes: B batch, C channels, R resolution in pixels per side.
 """
 
@@ -15,12 +15,12 @@ from vitmodel.flops.convolutions import hybrid_blocks, hybrid_features
 from vitmodel.models.residual import PostActivation, channels_first
 from vitmodel.models.vit import PatchEmbed
 
-STANDARDISATION_EPS = 1e-5  # official hybrids: beside the standard deviation, not inside the root
+STANDARDISATION_EPS = 1e-5  # official hybrids: added to the standard deviation, not to the variance
 GROUP_NORM_EPS = 1e-6
 
 
 def pad_same(x_BCRR: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
-    """TensorFlow's SAME padding: the output has ceil(R / stride) pixels, the odd pixel of padding comes last."""
+    """TensorFlow's SAME padding: the output has ceil(R / stride) pixels, an odd pixel of padding is at the end."""
     totals = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x_BCRR.shape[-2:]]
     (top, left), (bottom, right) = [t // 2 for t in totals], [t - t // 2 for t in totals]
     return F.pad(x_BCRR, (left, right, top, bottom), value=value) if any(totals) else x_BCRR
@@ -71,7 +71,7 @@ class HybridEmbed(PatchEmbed):
         return super().forward(self.backbone(images))
 
     def init_weights(self) -> None:
-        """LeCun normal kernels; each residual branch starts at zero, as the official code."""
+        """LeCun normal kernels; each residual branch starts at zero, as in the official code."""
         super().init_weights()
         for module in self.backbone.modules():
             if isinstance(module, StdConvSame):

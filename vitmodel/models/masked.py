@@ -1,8 +1,9 @@
-"""Encoders under an objective without labels: masked patch prediction (Dosovitskiy et al. 2021, appendix B.1.2) and the
+"""Encoders with an objective without labels: masked patch prediction (Dosovitskiy et al. 2021, appendix B.1.2) and the
 masked autoencoder (He et al. 2022).
 
 Each takes images in fp32 and an order of their patches (data/masks.py) and returns the loss of every image. Only the
-encoder outlives its training: `encoder_weights`. Shapes: B batch, T patches, N some of them, D width, P values of a patch.
+encoder's weights are saved: `encoder_weights`. Targets: masked_targets.py. Shapes: B batch, T patches, N selected patches,
+D width, P values of a patch.
 """
 
 from __future__ import annotations
@@ -14,61 +15,25 @@ from torch import Tensor, nn
 from vitmodel.config.models import EncoderConfig
 from vitmodel.config.objectives import Mae, MaskedPatch
 from vitmodel.flops.objectives import COLOURS, corruption, decoder_of, visible_patches
+from vitmodel.models.masked_targets import colour_classes, normalised_patches, sine_positions
 from vitmodel.models.vit import Block, ViT, init_blocks, run_blocks
 
 ENCODER = "encoder."
-TARGET_EPS = 1e-6  # beside a patch's variance (official code of He et al. 2022)
-POSITION_PERIOD = 10_000.0  # of the slowest sine (Vaswani et al. 2017, section 3.5)
 
 
 def encoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of a whole module's weights the encoder's, under the names that they have in a classifier."""
+    """The encoder's weights among those of a whole module, with the names that they have in a classifier."""
     return {name.removeprefix(ENCODER): value for name, value in weights.items() if name.startswith(ENCODER)}
 
 
 def take(x_BTD: Tensor, index_BN: Tensor) -> Tensor:
-    """The rows of each sample that the index names, in its order: (B, N, D)."""
+    """The rows of each sample with these indices, in their order: (B, N, D)."""
     return x_BTD.gather(1, index_BN[:, :, None].expand(-1, -1, x_BTD.shape[2]))
 
 
 def put(x_BTD: Tensor, index_BN: Tensor, rows_BND: Tensor) -> Tensor:
-    """A copy with these rows in the places that the index names, none twice."""
+    """A copy in which the rows with these (distinct) indices are replaced."""
     return x_BTD.scatter(1, index_BN[:, :, None].expand(-1, -1, x_BTD.shape[2]), rows_BND.to(x_BTD.dtype))
-
-
-# --- targets --------------------------------------------------------------------------------------------------
-
-
-def patch_pixels(images: Tensor, side: int) -> Tensor:
-    """The pixels of every patch of `side` pixels, row by row: (B, T, side * side * 3)."""
-    B, C, height, width = images.shape
-    tiles = images.reshape(B, C, height // side, side, width // side, side)
-    return tiles.permute(0, 2, 4, 3, 5, 1).reshape(B, -1, side * side * C)
-
-
-def colour_classes(images: Tensor, side: int) -> Tensor:
-    """The mean colour of every patch in 3 bits a channel, red first: (B, T) in 0..511. Images lie in [-1, 1]."""
-    means_BT3 = patch_pixels(images, side).view(*images.shape[:1], -1, side * side, 3).mean(dim=2)
-    levels_BT3 = ((means_BT3 + 1) * 4).floor().clamp(0, 7).long()
-    return levels_BT3[..., 0] * 64 + levels_BT3[..., 1] * 8 + levels_BT3[..., 2]
-
-
-def normalised_patches(images: Tensor, side: int) -> Tensor:
-    """Every patch's pixels less their mean, over their standard deviation: (B, T, P) (He et al. 2022, section 3)."""
-    pixels_BTP = patch_pixels(images, side)
-    variance, mean = torch.var_mean(pixels_BTP, dim=2, keepdim=True)
-    return (pixels_BTP - mean) * (variance + TARGET_EPS).rsqrt()
-
-
-def sine_positions(width: int, grid: tuple[int, int]) -> Tensor:
-    """Fixed positions of a grid, (T, width): half the channels for the row, half for the column, each sines then cosines."""
-    rates = POSITION_PERIOD ** -(torch.arange(width // 4) / (width // 4))
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    angles = [side.reshape(-1, 1) * rates for side in (rows, columns)]
-    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
-
-
-# --- modules --------------------------------------------------------------------------------------------------
 
 
 class MaskedPatchPredictor(nn.Module):
@@ -96,8 +61,10 @@ class MaskedPatchPredictor(nn.Module):
         return F.cross_entropy(logits.transpose(1, 2), targets_BN, reduction="none").mean(dim=1)
 
     def _corrupt(self, patches_BTD: Tensor, order_BT: Tensor) -> Tensor:
-        """The first patches of the order become [mask], the next the embedding of another patch: one from the order's end,
-        which is any of the others with the same probability."""
+        """Replace the first patches of the order by [mask], and the next by the embedding of another patch.
+
+        The other patch is from the end of the order, and therefore any other one with the same probability.
+        """
         masked, other, _ = self.counts
         x_BTD = put(patches_BTD, order_BT[:, :masked], self.mask_token.expand(len(patches_BTD), masked, -1))
         if not other:
@@ -115,7 +82,7 @@ class MaskedPatchPredictor(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encodes the visible patches alone; a light decoder predicts the others' pixels."""
+    """Encodes only the visible patches; a light decoder predicts the pixels of the others."""
 
     def __init__(self, encoder: ViT, objective: Mae, image_size: int) -> None:
         super().__init__()
@@ -135,7 +102,7 @@ class MaskedAutoencoder(nn.Module):
         self._init_weights()
 
     def forward(self, images: Tensor, order_BT: Tensor) -> Tensor:
-        """Mean squared error over each image's masked patches: (B,). The first of the order are visible."""
+        """Mean squared error over each image's masked patches: (B,). The first patches of the order are visible."""
         x_BTD = self.encoder.embed(self.encoder.patch_embed(images.to(self.mask_token.dtype)))
         prefix = self.encoder.prefix
         visible_BN = order_BT[:, : self.visible] + prefix
@@ -145,7 +112,7 @@ class MaskedAutoencoder(nn.Module):
         return (predicted_BNP - targets_BNP).square().mean(dim=(1, 2))
 
     def _decode(self, x_BND: Tensor, order_BT: Tensor) -> Tensor:
-        """Pixels of the masked patches. The sequence stays in the order of the mask: attention does not mind."""
+        """Pixels of the masked patches. The sequence is in the order of the mask: attention does not depend on it."""
         (B, T), prefix, x_BND = order_BT.shape, self.encoder.prefix, self.enter(x_BND)
         positions_BTD = self.positions_TD.to(x_BND.dtype)[order_BT]
         visible = x_BND[:, prefix:] + positions_BTD[:, : self.visible]
@@ -155,7 +122,7 @@ class MaskedAutoencoder(nn.Module):
         return self.pixels(self.norm(x_BTD[:, prefix + self.visible :]))
 
     def _init_weights(self) -> None:
-        """As the encoder's blocks; the mask token as its positions."""
+        """Blocks as in the encoder, the mask token as its positions."""
         init_blocks(self.decoder_blocks)
         for layer in (self.enter, self.pixels):
             nn.init.xavier_uniform_(layer.weight)

@@ -1,4 +1,4 @@
-"""What mixes the tokens inside an encoder block: full, windowed or axial attention, pooling, or an MLP over tokens.
+"""Token mixers of an encoder block: full, windowed or axial attention, pooling, or an MLP over tokens.
 
 Each maps (B, T, D) to (B, T, D); `make_mixer` chooses by the configuration. Sources: full: Vaswani et al. 2017. window:
 local attention (ViT paper, section 2), with every second block's windows shifted by half a window, as Liu et al. 2021.
@@ -29,7 +29,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BTD: Tensor, mask: Tensor | None = None, first: int | None = None) -> Tensor:
-        """The mask is true where a token may look: broadcastable to (B, H, T, T). With `first`, only so many tokens look."""
+        """The mask is true where a token may attend: broadcastable to (B, H, T, T). With `first`: only of the first tokens."""
         B, T, D = x_BTD.shape
         q_BHTE, k_BHTE, v_BHTE = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         y_BHTE = F.scaled_dot_product_attention(q_BHTE[:, :, :first], k_BHTE, v_BHTE, attn_mask=mask)
@@ -37,7 +37,7 @@ class Attention(nn.Module):
 
 
 class WindowAttention(Attention):
-    """Attention within square windows of tokens; a shift moves the windows, and borders stay borders."""
+    """Attention within square windows of tokens, which can be shifted; shifted windows do not wrap around the borders."""
 
     def __init__(self, width: int, heads: int, grid: Grid, window: int, shift: int) -> None:
         super().__init__(width, heads)
@@ -68,11 +68,11 @@ class WindowAttention(Attention):
         return parts.reshape(batch, rows, columns, -1)
 
     def _borders(self, device: torch.device) -> Tensor:
-        """Who may see whom after the roll: tokens from opposite borders share a window but are no neighbours. (W, 1, S, S)"""
+        """The mask after the roll, (W, 1, S, S): no attention between tokens from opposite borders, which share a window."""
         zones = []
         for side in self.grid:
-            place = torch.arange(side, device=device)
-            zones.append((place >= side - self.window).int() + (place >= side - self.shift).int())
+            position = torch.arange(side, device=device)
+            zones.append((position >= side - self.window).int() + (position >= side - self.shift).int())
         zone_WS = self._cut((3 * zones[0][:, None] + zones[1][None, :])[None, :, :, None]).squeeze(-1)
         return zone_WS[:, None, :, None] == zone_WS[:, None, None, :]
 
@@ -96,7 +96,7 @@ class AxialAttention(Attention):
 
 
 class Pooling(nn.Module):
-    """Mean of the 3x3 neighbours less the token itself, which the residual adds again. No parameters."""
+    """Mean of the 3x3 neighbours minus the token itself, which the residual connection adds again. No parameters."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Pooling(nn.Module):
 
 
 class TokenMlp(nn.Module):
-    """Two dense layers over the tokens, shared by all channels; half the width between them (MLP-Mixer, Table 1)."""
+    """Two dense layers over the tokens, shared by all channels; hidden size half the width (MLP-Mixer, Table 1)."""
 
     def __init__(self, width: int, tokens: int, gelu: str) -> None:
         super().__init__()

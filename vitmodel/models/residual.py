@@ -1,6 +1,6 @@
-"""What convolutional families share: the post-activation residual block (He et al. 2016), and the images' layout in memory.
+"""Shared by convolutional families: the post-activation residual block (He et al. 2016), and the memory format of images.
 
-The stride sits on the (first) 3x3 convolution, as in torchvision and in the official hybrids. Shapes: B batch, C
+The stride is on the first 3x3 convolution, as in torchvision and in the official hybrids. Shapes: B batch, C
 channels, R resolution in pixels per side.
 """
 
@@ -18,16 +18,16 @@ MakeNorm = Callable[[int], nn.Module]  # channels
 
 
 def channels_first(images: Tensor) -> Tensor:
-    """On a CPU, images whose channels lie last in memory (as decoders leave them) copied so that they lie first.
+    """On a CPU, convert images from channels-last (the memory format of decoded images) to channels-first.
 
-    There channels-last is slower, and oneDNN (torch 2.13) crashes in the backward pass of a 1x1 convolution of stride 2
-    with 8 channels.
+    On a CPU channels-last is slower, and oneDNN (torch 2.13) crashes in the backward pass of a 1x1 convolution with
+    stride 2 and 8 channels.
     """
     return images.contiguous() if images.device.type == "cpu" else images
 
 
 class PostActivation(nn.Module):
-    """Every convolution is followed by a norm; the last ReLU comes after the addition."""
+    """A residual block: a norm after every convolution, the last ReLU after the addition."""
 
     def __init__(self, block: Residual, kind: str, conv: MakeConv, norm: MakeNorm) -> None:
         super().__init__()

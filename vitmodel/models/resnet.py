@@ -1,4 +1,4 @@
-"""BiT ResNet-v2 (Kolesnikov et al. 2020): pre-activation, GroupNorm, weight standardisation; micro sizes by the same code.
+"""BiT ResNet-v2 (Kolesnikov et al. 2020): pre-activation, GroupNorm, weight standardisation; also in micro sizes.
 
 Shapes: B batch, C channels, R resolution in pixels per side.
 """
@@ -13,7 +13,7 @@ from vitmodel.config.models import ResNetConfig
 from vitmodel.flops.convolutions import resnet_blocks, resnet_features
 from vitmodel.models.residual import channels_first
 
-STANDARDISATION_EPS = 1e-10  # official BiT: inside the square root
+STANDARDISATION_EPS = 1e-10  # official BiT: added to the variance
 
 
 class StdConv2d(nn.Conv2d):
@@ -32,7 +32,7 @@ class StdConv2d(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """Pre-activation residual unit; the stride sits on its first 3x3 convolution, the shortcut starts after the norm."""
+    """Pre-activation residual unit: the stride is on the first 3x3 convolution, the shortcut branches off after the norm."""
 
     def __init__(self, config: ResNetConfig, inputs: int, inner: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """First convolution; the ImageNet stem ends in a max pool over zero-padded edges, as the official code has it."""
+    """First convolution; the ImageNet stem ends in a max pool with zero padding, as in the official code."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class ResNet(nn.Module):
         return self.head(self.drop(self.features(images)))
 
     def init_weights(self) -> None:
-        """Kernels at unit scale (standardisation rescales them anyway), zero head, as BiT."""
+        """He normal kernels (their scale does not matter: they are standardised) and a zero head, as in BiT."""
         for module in self.modules():
             if isinstance(module, StdConv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

@@ -1,7 +1,7 @@
 """Vision Transformer (Dosovitskiy et al. 2021): equations 1 to 4 of the paper, pre-LayerNorm, fused attention.
 
-The same encoder stands on patches of pixels (here) and on a ResNet's map (hybrid.py). Parameter names follow timm's, so
-that weights travel by name. Shapes: B batch, T tokens, D width, C classes.
+The same encoder is used on patches of pixels (here) and of a ResNet's feature map (hybrid.py). Parameter names are timm's.
+Shapes: B batch, T tokens, D width, C classes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training, a sample's residual branch is left out at this rate."""
+    """Stochastic depth (Huang et al. 2016): in training, drops a sample's residual branch with this probability."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -55,25 +55,25 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BTD: Tensor, first: int | None = None) -> Tensor:
-        """All tokens; with `first` and full attention only so many of them, which still look at all."""
+        """All tokens; with `first`, which needs full attention, only the first tokens, which still attend to all."""
         mixed_BTD = self.attn(self.norm1(x_BTD)) if first is None else self.attn(self.norm1(x_BTD), first=first)
         x_BTD = x_BTD[:, :first] + self.drop_path(self.drop(mixed_BTD))
         return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD)))
 
 
 def run_blocks(blocks: nn.ModuleList, x_BTD: Tensor, checkpointed: bool, first: int | None = None) -> Tensor:
-    """The blocks in turn, the last one for the `first` tokens alone where that is all that is asked for.
+    """Apply the blocks; with `first`, the last one computes only the first tokens.
 
-    Checkpointed, each keeps its input alone and computes the rest again in the backward pass.
+    With checkpointing, each block stores its input only and is recomputed in the backward pass.
     """
     for number, block in enumerate(blocks, 1):
-        asked = first if number == len(blocks) else None
-        x_BTD = checkpoint(block, x_BTD, asked, use_reentrant=False) if checkpointed else block(x_BTD, asked)
+        tokens = first if number == len(blocks) else None
+        x_BTD = checkpoint(block, x_BTD, tokens, use_reentrant=False) if checkpointed else block(x_BTD, tokens)
     return x_BTD
 
 
 def init_blocks(blocks: nn.ModuleList) -> None:
-    """The official code's: Xavier uniform, nearly zero biases in the MLP."""
+    """Initialise as the official code: Xavier uniform, nearly zero biases in the MLP."""
     for name, module in blocks.named_modules():
         if isinstance(module, nn.Linear):
             if name.endswith("attn.qkv"):  # three square matrices, not one flat one
@@ -104,7 +104,7 @@ class PatchEmbed(nn.Module):
 class ViT(nn.Module):
     """Images (B, 3, S, S) in [-1, 1] to logits (B, C); with 0 classes to features.
 
-    `patch_embed` cuts the grid of tokens. Stochastic depth grows linearly from 0 at the first block to its rate at the last.
+    `patch_embed` makes the grid of tokens. Stochastic depth grows linearly from 0 at the first block to its rate at the last.
     """
 
     def __init__(
@@ -131,21 +131,21 @@ class ViT(nn.Module):
         self.activation_checkpointing = False
 
     def embed(self, patches_BTD: Tensor) -> Tensor:
-        """Embedded patches with the class token before them and positions added: the encoder's input."""
+        """The encoder's input: the class token and the embedded patches, with positions added."""
         if self.cls_token is not None:
             prefix = self.cls_token.expand(len(patches_BTD), -1, -1).to(patches_BTD.dtype)
             patches_BTD = torch.cat([prefix, patches_BTD], dim=1)
         return self.drop(patches_BTD + self.pos_embed)
 
     def encode(self, x_BTD: Tensor, first: int | None = None) -> Tensor:
-        """All blocks and the last norm, of the `first` tokens or all; with mixer full any subset of the tokens will do."""
+        """All blocks and the last norm, for all tokens or the `first`. With mixer full, any subset of tokens is a valid input."""
         return self.norm(run_blocks(self.blocks, x_BTD, self.activation_checkpointing and self.training, first))
 
     def features(self, images: Tensor) -> Tensor:
         """The class token, or the mean of all tokens, after the last norm (and the pre-logits layer): (B, D).
 
-        In training the last block computes no other token where the class token is all that is used. In evaluation it
-        computes all, as everybody's does: for whoever looks inside, and for whoever counts FLOPs.
+        In training, the last block of a model with class token computes only that token. In evaluation it computes all,
+        as in other implementations: for analysis, and for counting FLOPs.
         """
         only_class = 1 if self.training and self.cls_token is not None else None
         x_BTD = self.encode(self.embed(self.patch_embed(images)), only_class)
@@ -156,7 +156,7 @@ class ViT(nn.Module):
         return self.head(self.features(images))
 
     def init_weights(self) -> None:
-        """The official code's: blocks as `init_blocks`, N(0, 0.02) positions, zero head."""
+        """As the official code: `init_blocks`, N(0, 0.02) positions, zero head."""
         init_blocks(self.blocks)
         self.patch_embed.init_weights()
         nn.init.normal_(self.pos_embed, std=0.02)

@@ -1,7 +1,4 @@
-"""Files of tensors, read without running what they hold.
-
-Nothing is ever unpickled: npz with allow_pickle=False, torch files with weights_only=True.
-"""
+"""Reads files of tensors without executing code in them: npz with allow_pickle=False, torch files with weights_only=True."""
 
 from __future__ import annotations
 
@@ -19,23 +16,23 @@ from vitmodel.weights.recognise import POSITIONS, SCANNED, is_wide_norm, lacks_c
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a .npz, .safetensors, .pt, .pth or .bin file, in fp32. Raises UserError for what holds more than that."""
+    """All tensors of a .npz, .safetensors, .pt, .pth or .bin file, in fp32. Raises UserError if it holds anything else."""
     file = weights_in(path)
     readers = {".npz": _read_npz, ".safetensors": load_file, ".pt": _read_torch, ".pth": _read_torch, ".bin": _read_torch}
     if not file.suffix and not file.exists():
         raise UserError("no such file or folder", file=str(path))
     if file.suffix not in readers:
-        raise UserError("unknown kind of file", file=str(path), allowed=", ".join(readers))
+        raise UserError("unknown file type", file=str(path), allowed=", ".join(readers))
     if not file.is_file():
         raise UserError("no such file", file=str(file))
     try:
-        found = readers[file.suffix](file)
-    except Exception as error:  # each format has its own errors, and torch's unpickler raises any
-        raise UserError(f"not a file of tensors alone: {str(error).splitlines()[0]}", file=str(path)) from None
-    strange = [str(name) for name, tensor in found.items() if not isinstance(tensor, Tensor)]
-    if strange:
-        raise UserError(f"not a file of tensors alone: {strange[0]} is none", file=str(path))
-    return {name: tensor.float() for name, tensor in found.items()}
+        tensors = readers[file.suffix](file)
+    except Exception as error:  # each format has its own errors, and torch's unpickler raises any kind
+        raise UserError(f"the file must contain tensors only: {str(error).splitlines()[0]}", file=str(path)) from None
+    others = [str(name) for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
+    if others:
+        raise UserError(f"the file must contain tensors only: {others[0]} is not a tensor", file=str(path))
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
@@ -44,23 +41,23 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):  # a training script's file, such as DeiT's
-        if isinstance(found.get(wrapper), dict):
-            return dict(found[wrapper])
-    return found
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in ("state_dict", "model"):  # the checkpoint of a training script, such as DeiT's
+        if isinstance(content.get(wrapper), dict):
+            return dict(content[wrapper])
+    return content
 
 
 def published(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names and shapes as the published files have them: see recognise.py. Values stay as they are."""
-    found: dict[str, Tensor] = {}
-    for their_name, tensor in tensors.items():
-        if match := SCANNED.match(their_name):
+    """The tensors with the names and shapes of the published files: see recognise.py. Values are unchanged."""
+    renamed: dict[str, Tensor] = {}
+    for file_name, tensor in tensors.items():
+        if match := SCANNED.match(file_name):
             for layer, part in enumerate(tensor):
-                found[published_name(f"{match[1]}_{layer}/{match[2]}")] = part
+                renamed[published_name(f"{match[1]}_{layer}/{match[2]}")] = part
             continue
-        name = published_name(their_name)
-        found[name] = tensor.flatten() if is_wide_norm(name) else tensor
+        name = published_name(file_name)
+        renamed[name] = tensor.flatten() if is_wide_norm(name) else tensor
         if name == POSITIONS[1] and lacks_class_position(tensors):
-            found[name] = torch.cat([torch.zeros_like(tensor[:, :1]), tensor], dim=1)
-    return found
+            renamed[name] = torch.cat([torch.zeros_like(tensor[:, :1]), tensor], dim=1)
+    return renamed

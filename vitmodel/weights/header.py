@@ -1,7 +1,7 @@
-"""The outside of a file of weights: names, shapes and metadata from its header, and the hash of its content.
+"""The header of a file of weights (names, shapes, metadata) and the hash of its content.
 
-Reads headers without their tensors and without torch, so that a study that starts from a file can be planned anywhere.
-Nothing is unpickled; torch's own files have no header that could be read so, and are refused.
+Reads no tensors and needs no torch, so that a study that starts from a file can be planned anywhere. Nothing is unpickled;
+torch's own files have no header that can be read without, and are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vitmodel.weights.recognise import HF_EPS, HF_GELUS, Shapes
 
 WEIGHTS_FILE = "model.safetensors"  # a run's final weights, in its folder
 HF_WEIGHTS, HF_CONFIG = "model.safetensors", "config.json"  # in a Hugging Face folder
-MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
+MAX_HEADER_BYTES = 100 * 2**20  # the limit of safetensors
 
 
 def read_header(path: Path) -> tuple[Shapes, dict[str, str]]:
@@ -29,23 +29,23 @@ def read_header(path: Path) -> tuple[Shapes, dict[str, str]]:
         raise UserError("no such file or folder", file=str(path))
     if file.suffix not in readers:
         raise UserError(
-            "its header cannot be read: convert it with `vitscale weights import`",
+            "files of this type have no readable header: convert it with `vitscale weights import`",
             file=str(path),
             allowed=f"{', '.join(readers)}, a Hugging Face folder",
         )
     try:
         return readers[file.suffix](file)
     except (OSError, ValueError, KeyError, TypeError, struct.error, zipfile.BadZipFile) as error:
-        raise UserError(f"not a file of tensors alone: {str(error).splitlines()[0]}", file=str(path)) from None
+        raise UserError(f"the file must contain tensors only: {str(error).splitlines()[0]}", file=str(path)) from None
 
 
 def weights_in(path: Path) -> Path:
-    """The file that holds the tensors: the path itself, or the safetensors of a Hugging Face folder."""
+    """The file with the tensors: the path itself, or the safetensors file in a Hugging Face folder."""
     return path / HF_WEIGHTS if path.is_dir() else path
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of a Hugging Face folder's tensors and config.json: what the identity of a run hangs on."""
+    """SHA-256 of a file, or of a Hugging Face folder's tensors and config.json. It is part of a run's identity."""
     digest = hashlib.sha256()
     file = weights_in(path)
     for part in (file, *([path / HF_CONFIG] if path.is_dir() and (path / HF_CONFIG).is_file() else [])):
@@ -55,7 +55,7 @@ def content_hash(path: Path) -> str:
 
 
 def hf_choices(path: Path) -> dict[str, Any]:
-    """GELU, epsilon and heads from the config.json of a folder, or beside a model.safetensors; nothing without one."""
+    """GELU, epsilon and heads from the config.json in a folder, or next to a model.safetensors; empty without one."""
     file = (path if path.is_dir() else path.parent) / HF_CONFIG
     if not file.is_file() or (path.is_file() and path.name != HF_WEIGHTS):
         return {}
@@ -73,7 +73,7 @@ def _safetensors_header(path: Path) -> tuple[Shapes, dict[str, str]]:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {length} bytes")
+            raise ValueError(f"its header has {length} bytes")
         header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", {})
     return {name: tuple(entry["shape"]) for name, entry in header.items()}, metadata
@@ -89,6 +89,6 @@ def _npz_header(path: Path) -> tuple[Shapes, dict[str, str]]:
             with archive.open(member) as file:
                 shape, _, dtype = readers[npy.read_magic(file)](file)
             if dtype.hasobject:
-                raise ValueError(f"{member.removesuffix('.npy')} holds objects, which only allow_pickle=True would read")
+                raise ValueError(f"{member.removesuffix('.npy')} contains Python objects, which need allow_pickle=True")
             shapes[member.removesuffix(".npy")] = tuple(shape)
     return shapes, {}

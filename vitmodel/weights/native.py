@@ -1,7 +1,7 @@
-"""Our own weights: to and from files, and onto another task: a new head, another image size.
+"""Our own files of weights, and the transfer of weights to another task: a new head, another image size.
 
-Files are safetensors in fp32, never pickles; they carry the model's configuration where it is given. Other codebases'
-files: interchange.py.
+Files are safetensors in fp32; their metadata can contain the model's configuration. Files of other codebases:
+interchange.py.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from vitmodel.files import atomic_path
 from vitmodel.weights.recognise import square_grid
 
 NOT_TRANSFERRED = ("head.",)
-NAMED_OF_A_KIND = 100  # differences that an error lists
+MAX_LISTED = 100  # differences of a kind that an error lists
 
 
 def save_weights(state: dict[str, Tensor], path: Path, model: ModelConfig | None = None) -> None:
-    """Write fp32 weights in one atomic step, with the model's configuration beside them where given."""
+    """Write fp32 weights atomically, with the model's configuration in the metadata if it is given."""
     tensors = {name: tensor.detach().float().contiguous().cpu() for name, tensor in state.items()}
     with atomic_path(path) as partial:
         save_file(tensors, partial, metadata={"model": model.model_dump_json()} if model is not None else None)
 
 
 def saved_model(path: Path) -> ModelConfig | None:
-    """The configuration that a file of ours carries. Raises UserError for a file that is no safetensors."""
+    """The configuration in the metadata of one of our files, if any. Raises UserError if it is not a safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("model")
@@ -43,42 +43,43 @@ def saved_model(path: Path) -> ModelConfig | None:
 
 
 def load_for_transfer(module: nn.Module, path: Path) -> None:
-    """Fill `module` with pretrained weights, all but the head, which stays as initialised (zero).
+    """Load pretrained weights into `module`, except the head, which keeps its initialisation (zero).
 
-    Position embeddings of another grid are resized; a pre-logits layer is dropped where the module has none (ViT paper,
-    section 3.1). Raises UserError naming every key or shape that does not fit.
+    Position embeddings of another grid are resized; a pre-logits layer is dropped if the module has none (ViT paper,
+    section 3.1). Raises UserError with every name and shape that does not match.
     """
-    own = module.state_dict()
-    dropped = NOT_TRANSFERRED if "pre_logits.weight" in own else (*NOT_TRANSFERRED, "pre_logits.")
+    target = module.state_dict()
+    dropped = NOT_TRANSFERRED if "pre_logits.weight" in target else (*NOT_TRANSFERRED, "pre_logits.")
     state = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(dropped)}
-    if "pos_embed" in state and "pos_embed" in own:
-        prefix, grid = int("cls_token" in own), getattr(module, "grid", None)
-        state["pos_embed"] = resize_position_embedding(state["pos_embed"], own["pos_embed"].shape[1], prefix, grid=grid)
-    expected = {name: tensor for name, tensor in own.items() if not name.startswith(NOT_TRANSFERRED)}
+    if "pos_embed" in state and "pos_embed" in target:
+        prefix, grid = int("cls_token" in target), getattr(module, "grid", None)
+        state["pos_embed"] = resize_position_embedding(state["pos_embed"], target["pos_embed"].shape[1], prefix, grid=grid)
+    expected = {name: tensor for name, tensor in target.items() if not name.startswith(NOT_TRANSFERRED)}
     check_fit(state, expected, path)
     module.load_state_dict(state, strict=False)
 
 
 def check_fit(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
-    """Raise UserError naming the shapes that are not as expected and the keys that are missing or too many, a line each."""
+    """Raise UserError with every wrong shape, missing and unexpected name, one a line, if there are any."""
     wrong = {kind: lines for kind, lines in differences(state, expected).items() if lines}
     if not wrong:
         return
     counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in wrong.items())
     listed = []
     for kind, lines in wrong.items():
-        more = len(lines) - NAMED_OF_A_KIND
-        listed += [*lines[:NAMED_OF_A_KIND], *([f"and {more} more {kind}"] if more > 0 else [])]
+        more = len(lines) - MAX_LISTED
+        listed += [*lines[:MAX_LISTED], *([f"and {more} more {kind}"] if more > 0 else [])]
     raise UserError(
-        f"weights of another architecture ({counts}; {len(expected)} tensors wanted)\n  " + "\n  ".join(listed), file=str(path)
+        f"weights of another architecture ({counts}; {len(expected)} tensors expected)\n  " + "\n  ".join(listed),
+        file=str(path),
     )
 
 
 def differences(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, list[str]]:
-    """Every tensor of another shape, missing or unexpected, in words."""
+    """Descriptions of the tensors with another shape, missing or unexpected."""
     return {
-        "of another shape": [
-            f"{name} is {tuple(state[name].shape)}, wanted {tuple(expected[name].shape)}"
+        "with a wrong shape": [
+            f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
             for name in sorted(set(expected) & set(state))
             if state[name].shape != expected[name].shape
         ],
@@ -95,10 +96,10 @@ def resize_position_embedding(
     grid: tuple[int, int] | None = None,
     old_grid: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Resample the grid of a position embedding to `tokens` tokens, `prefix` of them no part of the grid and untouched.
+    """Resample the grid of a position embedding to `tokens` tokens; the first `prefix` are not part of the grid and unchanged.
 
-    Grids are (rows, columns), square where not given. Bicubic with antialias in fp32; the identity where the grid stays
-    the same (paper, section 3.2). Raises UserError where tokens and grid do not agree.
+    Grids are (rows, columns), square by default. Bicubic with antialiasing in fp32; the identity for an equal grid (paper,
+    section 3.2). Raises UserError if the tokens do not match the grid.
     """
     old = square_grid(pos_1TD.shape[1], prefix, old_grid)
     new = square_grid(tokens, prefix, grid)

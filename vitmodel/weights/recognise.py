@@ -1,7 +1,8 @@
-"""What a file of weights holds, told from the names and shapes of its tensors: whose layout, which ViT, which image size.
+"""Recognises a file of weights by the names and shapes of its tensors: the layout, the ViT, the image size.
 
-Knows the names that the official code, big_vision, timm and transformers have used over the years, and what each layout
-means beyond its values (GELU, LayerNorm's epsilon). Pure: no torch and no files, so that a study can be planned with it.
+Knows the names that the official code, big_vision, timm and transformers have used over the years, and the choices that a
+layout implies but does not store (GELU, LayerNorm's epsilon). Pure: no torch and no files, so that studies can be planned
+with it.
 """
 
 from __future__ import annotations
@@ -13,37 +14,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitmodel.config.base import UserError
-from vitmodel.config.models import HybridConfig, ModelConfig, ResNetConfig, ViTConfig
+from vitmodel.config.models import HybridConfig, ModelConfig, ViTConfig
 from vitmodel.config.variants import VIT_SIZES
 
 Layout = Literal["official", "timm", "hf"]
 LAYOUTS: tuple[Layout, ...] = ("official", "timm", "hf")
 Shapes = dict[str, tuple[int, ...]]
 
-HF_EPS = 1e-12  # Hugging Face's class default, and that of the published google/* files
+HF_EPS = 1e-12  # the default of Hugging Face's class, and the value in the published google/* files
 HF_GELUS: dict[str, Literal["erf", "tanh"]] = {"gelu": "erf", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 
-# What each layout's tensors mean beyond their values, measured: official flax code, timm 1.0, transformers 5.
+# Choices that a layout implies but does not store, measured with: official flax code, timm 1.0, transformers 5.
 CHOICES: dict[Layout, dict[str, Any]] = {
     "official": {"gelu": "tanh", "layer_norm_eps": 1e-6},
     "timm": {"gelu": "erf", "layer_norm_eps": 1e-6},
     "hf": {"gelu": "erf", "layer_norm_eps": HF_EPS},
 }
 
-# Under each layout's name: where the classes, the tokens, the class token and the pre-logits layer can be seen.
+# Names, in all layouts, of the tensors that show the classes, the tokens, the class token and the pre-logits layer.
 HEAD_BIASES = ("head.bias", "head/bias", "classifier.bias", "resnet/head/conv2d/bias", "head.fc.bias")
 POSITIONS = ("pos_embed", "Transformer/posembed_input/pos_embedding", "vit.embeddings.position_embeddings")
 CLASS_TOKENS = ("cls_token", "cls", "vit.embeddings.cls_token")
 PRE_LOGITS = ("pre_logits.bias", "pre_logits/bias", "vit.pooler.dense.bias")
-LEAST_IMAGE_SIZE = 64  # any that a convolutional network can take: its tensors do not depend on it
+CONVOLUTIONAL_IMAGE_SIZE = 64  # the tensors of a convolutional network fit any image size
 
-FILE_DECIDES = {"variant", "gelu", "layer_norm_eps", "pooling", "pre_logits"}  # of a model that names but a size
+FILE_DECIDES = {"variant", "gelu", "layer_norm_eps", "pooling", "pre_logits"}  # fields of a named size that a file determines
 
-BIG_VISION_POSITIONS = "pos_embedding"  # at the top level, and without a place for the class token
+BIG_VISION_POSITIONS = "pos_embedding"  # at the top level, without an entry for the class token
 SCANNED = re.compile(r"^(?:params/)?(Transformer/encoderblock)/(.+)$")  # big_vision: all layers stacked in one tensor
 
-# Names of newer files to those of the published ones: linen's counters, big_vision's places, transformers 5 in memory,
-# a Hugging Face ViTModel by itself.
+# Names in other files to those in the published ones: linen's counters, big_vision's names, transformers 5 in memory,
+# a Hugging Face ViTModel without a classifier.
 RENAMES = [
     (r"^(opt/target/|params/|module\.)", ""),
     (rf"^{BIG_VISION_POSITIONS}$", "Transformer/posembed_input/pos_embedding"),
@@ -62,42 +63,42 @@ RENAMES = [
 
 
 def published_name(name: str) -> str:
-    """The name under which the published files have this tensor."""
+    """The name of this tensor in the published files."""
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def is_wide_norm(name: str) -> bool:
-    """GroupNorms of the published hybrids are (1, 1, 1, C) and mean (C)."""
+    """Whether a tensor is a GroupNorm of the published hybrids, stored as (1, 1, 1, C) instead of (C)."""
     return bool(re.search(r"(^|/)gn\w+/(scale|bias)$", name))
 
 
 def lacks_class_position(names: Iterable[str]) -> bool:
-    """big_vision adds positions before it puts the class token in front: the class token's own is zero."""
+    """Whether the position embedding has no entry for the class token. big_vision adds the class token later: it is zero."""
     known = set(names)
     prefixes = ("", "params/")
     return any(p + BIG_VISION_POSITIONS in known and p + "cls" in known for p in prefixes)
 
 
 def published_shapes(shapes: Shapes) -> Shapes:
-    """Names and shapes of a file as the published files have them."""
-    found: Shapes = {}
-    for their_name, shape in shapes.items():
-        if match := SCANNED.match(their_name):
+    """The shapes of a file under the names of the published files."""
+    renamed: Shapes = {}
+    for file_name, shape in shapes.items():
+        if match := SCANNED.match(file_name):
             for layer in range(shape[0]):
-                found[published_name(f"{match[1]}_{layer}/{match[2]}")] = shape[1:]
+                renamed[published_name(f"{match[1]}_{layer}/{match[2]}")] = shape[1:]
             continue
-        name = published_name(their_name)
-        found[name] = (math.prod(shape),) if is_wide_norm(name) else shape
+        name = published_name(file_name)
+        renamed[name] = (math.prod(shape),) if is_wide_norm(name) else shape
         if name == POSITIONS[1] and lacks_class_position(shapes):
-            found[name] = (shape[0], shape[1] + 1, *shape[2:])
-    return found
+            renamed[name] = (shape[0], shape[1] + 1, *shape[2:])
+    return renamed
 
 
 def detect_layout(names: Iterable[str], path: Path) -> Layout:
-    """Which codebase wrote these names. Raises UserError."""
-    marks: dict[str, Layout] = {
+    """The layout with these names. Raises UserError if it is unknown."""
+    characteristic: dict[str, Layout] = {
         "embedding/kernel": "official",
         "resnet/root_block/standardized_conv2d/kernel": "official",
         "vit.embeddings.cls_token": "hf",
@@ -105,16 +106,18 @@ def detect_layout(names: Iterable[str], path: Path) -> Layout:
         "stem.conv.weight": "timm",
     }
     known = set(names)
-    for name, layout in marks.items():
+    for name, layout in characteristic.items():
         if name in known:
             return layout
     raise UserError(
-        f"tensors of no known layout, such as {min(known, default='none')}", file=str(path), allowed=", ".join(LAYOUTS)
+        f"unknown layout: no supported codebase has a tensor {min(known, default='none')!r}",
+        file=str(path),
+        allowed=", ".join(LAYOUTS),
     )
 
 
 def infer_vit(shapes: Shapes, layout: Layout, path: Path, heads: int | None = None) -> ViTConfig:
-    """A plain ViT's configuration from names and shapes. Heads where no shape shows them: the named size's, else width / 64."""
+    """The configuration of a plain ViT by its shapes. Heads that they do not show: those of a named size, else width / 64."""
     names = {
         "official": ("embedding/kernel", "Transformer/encoderblock_{}/MlpBlock_3/Dense_0/bias"),
         "timm": ("patch_embed.proj.weight", "blocks.{}.mlp.fc1.bias"),
@@ -122,7 +125,7 @@ def infer_vit(shapes: Shapes, layout: Layout, path: Path, heads: int | None = No
     }
     embed, hidden = names[layout]
     if embed not in shapes or hidden.format(0) not in shapes or any("conv_root" in n or "backbone" in n for n in shapes):
-        raise UserError("not a plain ViT: name the model", file=str(path), field="model")
+        raise UserError("the file is not a plain ViT: name the model", file=str(path), field="model")
     width = shapes[embed][-1 if layout == "official" else 0]
     depth = next(n for n in range(len(shapes) + 1) if hidden.format(n) not in shapes)
     query = shapes.get("Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/bias")
@@ -139,12 +142,12 @@ def infer_vit(shapes: Shapes, layout: Layout, path: Path, heads: int | None = No
         heads=heads or (VIT_SIZES[size][3] if size else max(1, width // 64)),
         patch=patch,
         **CHOICES[layout],
-        **seen_choices(shapes),
+        **stored_choices(shapes),
     )
 
 
-def seen_choices(shapes: Shapes) -> dict[str, Any]:
-    """Pooling and pre-logits layer, which a file of any layout shows."""
+def stored_choices(shapes: Shapes) -> dict[str, Any]:
+    """Pooling and pre-logits layer, which the tensors of any layout show."""
     return {
         "pooling": "cls" if any(name in shapes for name in CLASS_TOKENS) else "gap",
         "pre_logits": next((shapes[name][0] for name in PRE_LOGITS if name in shapes), 0),
@@ -152,62 +155,66 @@ def seen_choices(shapes: Shapes) -> dict[str, Any]:
 
 
 def resolve_model(
-    shapes: Shapes, model: ModelConfig | None, layout: Layout, path: Path, said: dict[str, Any] | None = None
+    shapes: Shapes, model: ModelConfig | None, layout: Layout, path: Path, hf_config: dict[str, Any] | None = None
 ) -> ModelConfig:
-    """The model of a file of another codebase: the named size, or a plain ViT by its shapes; with the file's GELU, epsilon,
-    pooling and pre-logits layer. `said`: what a config.json beside it says. Raises UserError."""
-    choices = {**CHOICES[layout], **(said or {})}
+    """The model in a file of another codebase: the given one, or a plain ViT by its shapes.
+
+    GELU, epsilon, pooling and pre-logits layer are those of the file; `hf_config`: the choices in its config.json. Raises
+    UserError.
+    """
+    choices = {**CHOICES[layout], **(hf_config or {})}
     heads = choices.pop("heads", None)
     if model is None:
         return infer_vit(shapes, layout, path, heads).model_copy(update=choices)
-    if isinstance(model, ResNetConfig) or not isinstance(model, ViTConfig | HybridConfig):
+    if not isinstance(model, ViTConfig | HybridConfig):
         return model
     if heads not in (None, model.heads):
-        raise UserError(f"the file says {heads} heads, the model has {model.heads}", file=str(path), field="heads")
-    return model.model_copy(update={**choices, **seen_choices(shapes)})
+        raise UserError(f"the file has {heads} heads, the model {model.heads}", file=str(path), field="heads")
+    return model.model_copy(update={**choices, **stored_choices(shapes)})
 
 
-def check_same_model(own: ModelConfig, asked: ModelConfig | None, path: Path) -> None:
-    """Raise UserError where a file of ours holds another model than the one asked for, but for what a file decides."""
-    if asked is None:
+def check_same_model(saved: ModelConfig, model: ModelConfig | None, path: Path) -> None:
+    """Raise UserError if one of our files contains another model than the given one, except for what a file determines."""
+    if model is None:
         return
-    has, wants = own.model_dump(exclude=FILE_DECIDES), asked.model_dump(exclude=FILE_DECIDES)
-    wrong = [f"{key} {has.get(key)}, asked {wants.get(key)}" for key in {**has, **wants} if has.get(key) != wants.get(key)]
-    if wrong:
-        raise UserError(f"holds {own.variant}, another model: {'; '.join(wrong)}", file=str(path), field="model")
+    has, wanted = saved.model_dump(exclude=FILE_DECIDES), model.model_dump(exclude=FILE_DECIDES)
+    different = [key for key in {**has, **wanted} if has.get(key) != wanted.get(key)]
+    if different:
+        details = "; ".join(f"{key} is {has.get(key)}, not {wanted.get(key)}" for key in different)
+        raise UserError(f"the file contains another model ({saved.variant}): {details}", file=str(path), field="model")
 
 
-def shows_heads(shapes: Shapes, layout: Layout, said: dict[str, Any]) -> bool:
-    """Whether a ViT's number of heads can be told from the file: by a shape, a config.json, or as that of a named size."""
-    if layout == "official" or "heads" in said:
+def shows_heads(shapes: Shapes, layout: Layout, hf_config: dict[str, Any]) -> bool:
+    """Whether a file determines the number of heads of its ViT: by a shape, its config.json, or as a named size."""
+    if layout == "official" or "heads" in hf_config:
         return True
     return infer_vit(shapes, layout, Path("unnamed")).variant != "unnamed"
 
 
 def has_head(names: Iterable[str]) -> bool:
-    """Whether a file holds a classification head."""
+    """Whether a file has a classification head."""
     return not set(HEAD_BIASES).isdisjoint(names)
 
 
 def classes_of(shapes: Shapes) -> int:
-    """Outputs of the file's head; 1 where it has none."""
+    """Outputs of the file's head; 1 if it has none."""
     return next((shapes[name][0] for name in HEAD_BIASES if name in shapes), 1)
 
 
 def image_size_of(model: ModelConfig, shapes: Shapes) -> int:
-    """Pixels per side that the file's position embedding is made for. Raises UserError for an impossible one."""
+    """Pixels per side of the images that the file's position embedding fits. Raises UserError for an impossible one."""
     if not isinstance(model, ViTConfig | HybridConfig):
-        return LEAST_IMAGE_SIZE
+        return CONVOLUTIONAL_IMAGE_SIZE
     tokens = next((shapes[name][1] for name in POSITIONS if name in shapes), 2)
     scale = 2 ** (1 + max(1, len(model.stages))) if isinstance(model, HybridConfig) else 1
     return square_grid(tokens, int(model.pooling == "cls"))[0] * model.patch * scale
 
 
 def square_grid(tokens: int, prefix: int, grid: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(rows, columns) of so many tokens: the given grid, checked, or a square one. Raises UserError where there is none."""
+    """(rows, columns) of these tokens: the given grid, or a square one. Raises UserError if the tokens do not match it."""
     side = math.isqrt(max(0, tokens - prefix))
     rows, columns = grid or (side, side)
     if rows * columns != tokens - prefix or tokens <= prefix:
         shape = f"grid of {rows} x {columns}" if grid else "square grid"
-        raise UserError(f"position embedding of {tokens} tokens is no {shape} plus {prefix}", field="pos_embed")
+        raise UserError(f"a position embedding of {tokens} tokens is not a {shape} plus {prefix}", field="pos_embed")
     return rows, columns
