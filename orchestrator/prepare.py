@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan import budget
-from orchestrator.plan.datasets import PLANNING, said_of_missing
+from orchestrator.plan.datasets import PLANNING, describe_missing
 from orchestrator.plan.make import Plan, make_bundles, make_plan
 from orchestrator.plan.records import PlanFile
 from orchestrator.plan.render import plan_file
@@ -95,7 +95,7 @@ def refuse_missing_indexes(prepared: Prepared) -> None:
     """Raise UserError where a dataset was planned from the study file alone, because its index does not exist."""
     for name, why in prepared.plan.missing_indexes.items():
         raise prepared.file.tree.error(
-            said_of_missing(redact(why, prepared.file.variables), prepared.datasets[name]),
+            describe_missing(redact(why, prepared.file.variables), prepared.datasets[name]),
             ("datasets", name, "url"),
             "a folder made by `vitscale data pack`",
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator.doctor.finding import Finding, fail, ok, reason, warn
-from orchestrator.plan.datasets import look_up_datasets, said_of_missing
+from orchestrator.plan.datasets import look_up_datasets, describe_missing
 from orchestrator.secrets import expand_environment, names_in, redact
 from orchestrator.spec.integrations import check_tracker
 from orchestrator.spec.schema import ExternalData
@@ -135,7 +135,7 @@ def _dataset(file: StudyFile, name: str, root: Path) -> Finding:
     by_study = f"vitscale data pack {name} --study {file.tree.file}"
     by_hand = "pack it there (`vitscale data pack --help`), or correct `url` or the mount"
     return fail(
-        f"{name}: {said_of_missing(redact(facts.missing, file.variables), folder)}", by_study if spec.source else by_hand
+        f"{name}: {describe_missing(redact(facts.missing, file.variables), folder)}", by_study if spec.source else by_hand
     )
 
 

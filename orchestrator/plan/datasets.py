@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.secrets import expand_environment, names_in, redact
+from orchestrator.spec.errors import combined
 from orchestrator.spec.schema import ExternalData
 from orchestrator.spec.study import StudyFile
 from orchestrator.spec.yamltree import Place
 from vitmodel.config.base import UserError
 from vitmodel.data import generated
-from vitmodel.data.index import INDEX_FILE, DatasetIndex, load_index
-from vitmodel.data.remote import RetryPolicy, is_url, join, read_whole
+from vitmodel.data.generated import GeneratedConfig
+from vitmodel.data.index import INDEX_FILE, DatasetIndex, MissingIndexError, load_index
+from vitmodel.data.remote import RetryPolicy, is_url, join
 
-NO_INDEX = "is not there"
-PLANNING = RetryPolicy(attempts=2, timeout_seconds=5.0)  # a plan does not wait long for a store that is not there
+NO_INDEX = "does not exist"
+PLANNING = RetryPolicy(attempts=2, timeout_seconds=5.0)  # a plan does not wait long for a store that does not answer
 
 
 class DataFacts(NamedTuple):
@@ -26,90 +28,125 @@ class DataFacts(NamedTuple):
     classes: int
     eval_split: str
     root: str
-    missing: str  # why its index could not be read, so that it is planned from its declaration alone; empty where it could
+    missing: str  # why its index cannot be read, so that it is planned from the study file alone; empty where it can
     image_size: int | None  # pixels per side, where known
 
 
 def look_up_datasets(file: StudyFile, storage: Path, retry_policy: RetryPolicy = PLANNING) -> dict[str, DataFacts]:
-    """All datasets of a study. Raises UserError where an index contradicts the study, or is stale.
+    """All datasets of a study. `retry_policy` is for stores behind URLs.
 
-    `retry_policy` is for stores behind URLs.
+    Raises UserError where an index is stale or contradicts the study, or where neither has a number that is needed.
     """
-    found = {}
+    facts: dict[str, DataFacts] = {}
+    errors: list[UserError] = []
     for name, spec in file.study.datasets.items():
-        if isinstance(spec, ExternalData):
-            found[name] = _external(file, name, spec, storage, retry_policy)
-            continue
-        identity = generated.identity(spec)
-        found[name] = DataFacts(
-            identity=identity,
-            train=generated.train_samples(spec),
-            classes=generated.classes(spec),
-            eval_split=generated.eval_split(spec),
-            root=str(storage / "data" / f"{name}-{identity[-8:]}"),
-            missing="",
-            image_size=spec.image_size,
-        )
-    return found
+        try:
+            if isinstance(spec, ExternalData):
+                facts[name] = _external(file, name, spec, storage, retry_policy)
+            else:
+                facts[name] = _generated(name, spec, storage)
+        except UserError as error:
+            errors += error.errors
+    if errors:
+        raise combined(errors)
+    return facts
+
+
+def describe_missing(why: str, where: str) -> str:
+    """Why an index cannot be read, as a message. `where`: the dataset's folder or address without secrets."""
+    return f"no {INDEX_FILE} in {where}" if why == NO_INDEX else f"{INDEX_FILE} in {where} {why}"
+
+
+def _generated(name: str, spec: GeneratedConfig, storage: Path) -> DataFacts:
+    identity = generated.identity(spec)
+    return DataFacts(
+        identity=identity,
+        train=generated.train_samples(spec),
+        classes=generated.classes(spec),
+        eval_split=generated.eval_split(spec),
+        root=str(storage / "data" / f"{name}-{identity[-8:]}"),
+        missing="",
+        image_size=spec.image_size,
+    )
 
 
 def _external(file: StudyFile, name: str, spec: ExternalData, storage: Path, retry_policy: RetryPolicy) -> DataFacts:
+    place: Place = ("datasets", name)
     if not spec.url and not spec.source:
-        raise file.tree.error("neither url nor source", ("datasets", name), "url: a packed folder; source: its downloads")
+        allowed = "url: the folder of a packed dataset; source: the folder of its downloads, with describe"
+        raise file.tree.error("neither url nor source", place, allowed, example="url: /data/imagenet")
     if spec.source and spec.description is None:
-        raise file.tree.error("a source needs a description", ("datasets", name, "source"), "describe beside it")
+        message = "a source needs a description; state describe"
+        raise file.tree.error(
+            message, (*place, "source"), "`vitscale data known` lists known datasets", example="describe: cifar10"
+        )
     try:
         root = expand_environment(spec.url) if spec.url else str(storage / "data" / f"{name}{'-dev' if spec.dev else ''}")
-    except UserError:  # not set on the machine that plans
+    except UserError:  # the variable is not set on the machine that plans
         root = spec.url
-    missing = _why_missing(file, name, root, retry_policy)
-    index = None if missing else _index(file, name, spec, root)
+    index, missing = _read_index(file, name, spec, root, retry_policy)
+    if index is not None:
+        _check_against(index, file, name, spec)
+    train, classes = spec.train or _train_images(index), spec.classes or (index.classes if index else 0)
+    if not train or not classes:
+        raise _not_stated(file, name, spec, root, missing)
     return DataFacts(
-        identity=index.identity if index else f"declared-{name}-{spec.train}-{spec.classes}",
-        train=spec.train,
-        classes=spec.classes,
-        eval_split=spec.eval_split,
+        identity=index.identity if index else f"declared-{name}-{train}-{classes}",
+        train=train,
+        classes=classes,
+        eval_split=spec.eval_split or ("test" if index is None or "test" in index.splits else "val"),
         root=root,
         missing=missing,
         image_size=spec.image_size or (index.image_size if index else None),
     )
 
 
-def _why_missing(file: StudyFile, name: str, root: str, retry_policy: RetryPolicy) -> str:
-    """Why a dataset's index cannot be read from here; empty where it can."""
+def _read_index(
+    file: StudyFile, name: str, spec: ExternalData, root: str, retry_policy: RetryPolicy
+) -> tuple[DatasetIndex | None, str]:
+    """A dataset's index, or None and why it cannot be read from here. Raises UserError for one that is invalid or stale."""
+    place: Place = ("datasets", name, "url")
     try:
-        if is_url(root):
-            read_whole(join(root, INDEX_FILE), retry_policy)
-            return ""
-        return "" if Path(root, INDEX_FILE).is_file() else NO_INDEX
+        is_url(root)
     except UserError as error:
-        raise file.tree.error(error.message, ("datasets", name, "url"), error.allowed) from None
-    except FileNotFoundError:
-        return NO_INDEX
+        raise file.tree.error(error.message, place, error.allowed) from None
+    try:
+        return load_index(root, retry_policy), ""
+    except MissingIndexError:
+        return None, NO_INDEX
+    except UserError as error:
+        raise file.tree.error(redact(f"{error.file}: {error.message}", names_in(spec.url)), place) from None
     except OSError as error:
-        return f"cannot be read: {str(error).removeprefix(join(root, INDEX_FILE)).lstrip(': ')}"
+        return None, f"cannot be read: {str(error).removeprefix(join(root, INDEX_FILE)).lstrip(': ')}"
 
 
-def said_of_missing(why: str, where: str) -> str:
-    """The same as a message, with the dataset's folder or address as it may be shown."""
-    return f"no {INDEX_FILE} in {where}" if why == NO_INDEX else f"{INDEX_FILE} in {where} {why}"
+def _check_against(index: DatasetIndex, file: StudyFile, name: str, spec: ExternalData) -> None:
+    """Raise UserError where the index contradicts what the study, or the dataset's description, states."""
+    train, splits = _train_images(index), ", ".join(index.splits)
+    messages = {
+        "train": (spec.train or train) != train and (f"the index has {train} training images, not {spec.train}", str(train)),
+        "classes": (spec.classes or index.classes) != index.classes
+        and (f"the index has {index.classes} classes, not {spec.classes}", str(index.classes)),
+        "eval_split": spec.eval_split is not None
+        and spec.eval_split not in index.splits
+        and (f"the index has no split {spec.eval_split}", splits),
+    }
+    errors = [file.tree.error(item[0], ("datasets", name, key), item[1]) for key, item in messages.items() if item]
+    if errors:
+        raise combined(errors)
 
 
-def _index(file: StudyFile, name: str, spec: ExternalData, root: str) -> DatasetIndex:
-    place: Place = ("datasets", name)
-    try:
-        index = load_index(root)
-    except UserError as error:
-        message = redact(f"{error.file}: {error.message}", names_in(spec.url))
-        raise file.tree.error(message, (*place, "url")) from None
-    except OSError as error:  # it could be a moment ago
-        raise file.tree.error(redact(str(error), names_in(spec.url)), (*place, "url")) from None
-    train = index.splits["train"].samples if "train" in index.splits else 0
-    if (train, index.classes) != (spec.train, spec.classes):
-        raise file.tree.error(
-            f"the index has {train} training images of {index.classes} classes, the study says {spec.train} of {spec.classes}",
-            place,
-        )
-    if spec.eval_split not in index.splits:
-        raise file.tree.error(f"no split {spec.eval_split}", (*place, "eval_split"), ", ".join(index.splits))
-    return index
+def _train_images(index: DatasetIndex | None) -> int:
+    return index.splits["train"].samples if index and "train" in index.splits else 0
+
+
+def _not_stated(file: StudyFile, name: str, spec: ExternalData, root: str, missing: str) -> UserError:
+    """A number is neither in the study nor in an index."""
+    needed = " and ".join(key for key in ("train", "classes") if not getattr(spec, key))
+    folder = redact(root, names_in(spec.url))
+    reason = describe_missing(redact(missing, names_in(spec.url)), folder) if missing else "the index has no train split"
+    keys = f"describe: {spec.describe}, source: {spec.source}" if spec.source else f"url: {spec.url}"
+    example = f"{name}: {{{keys}, train: 1281167, classes: 1000}}"
+    return file.tree.error(
+        f"{reason}; state {needed}, or give the dataset's packed folder", ("datasets", name), example=example
+    )

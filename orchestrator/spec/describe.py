@@ -62,10 +62,8 @@ def described(tree: YamlTree, place: Place, keys: dict[str, Any]) -> dict[str, A
     description, dev = read_description(path), keys.get("dev") is True
     if dev and description.dev is None:
         raise tree.error(f"{description.name} has no development split", (*place, "dev"), "false")
-    if not description.splits["train"] and "train" not in keys:
-        raise tree.error("the description does not have the number of training images; state train", place)
     facts = {
-        "train": train_images(description, dev),
+        "train": train_images(description, dev) or None,
         "classes": description.classes,
         "eval_split": "val" if dev else description.eval_split,
         "licence": description.licence,

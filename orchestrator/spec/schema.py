@@ -23,7 +23,8 @@ from vitmodel.data.generated import DigitsConfig, FractalConfig
 
 
 class ExternalData(Frozen):
-    """A packed dataset, or one that the study packs from the files at `source`."""
+    """A packed dataset, or one that the study packs from the files at `source`. What its index or its description states need
+    not be stated here; a contradiction is an error."""
 
     written: ClassVar = Written(
         noun="dataset",
@@ -44,12 +45,12 @@ class ExternalData(Frozen):
     """Description of the dataset, with counts, classes and licence: the name of a known dataset (`vitscale data known`), or
     a YAML file relative to the study file."""
     description: Description | None = Field(default=None, json_schema_extra=INTERNAL)  # of the file that `describe` names
-    train: Count = Field(examples=["1281167"])
-    """Number of training images; a description gives it."""
-    classes: Count = Field(examples=["1000"])
-    """Number of classes; a description gives it."""
-    eval_split: Literal["val", "test"] = "test"
-    """The split that runs are evaluated on."""
+    train: Count | None = Field(default=None, examples=["1281167"])
+    """Number of training images. Default: as in the description or the index; required where neither can be read."""
+    classes: Count | None = Field(default=None, examples=["1000"])
+    """Number of classes. Default: as in the description or the index; required where neither can be read."""
+    eval_split: Literal["val", "test"] | None = None
+    """The split that runs are evaluated on. Default: as in the description; else test, or val where the index has no test."""
     licence: str = Field(default="", examples=["CC BY 4.0"])
     """Licence of the images, for the report."""
     image_size: int | None = Field(default=None, gt=0, examples=["224"])

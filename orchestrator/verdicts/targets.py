@@ -40,7 +40,8 @@ def target_run(target: Target, study: Study, points: Sequence[CurvePoint]) -> Ta
     model: ModelConfig = entries[target.variant].model if target.variant in entries else named_model(target.variant)
     resolution = study.pretrain.resolution if study.pretrain.models else RESOLUTION
     spec = study.datasets.get(study.pretrain.data)
-    classes = CLASSES if spec is None else spec.classes if isinstance(spec, ExternalData) else generated.classes(spec)
+    stated = None if spec is None else spec.classes if isinstance(spec, ExternalData) else generated.classes(spec)
+    classes = stated or CLASSES
     epochs = target.epochs or _study_epochs(target, study, points)
     flops = TRAIN_FACTOR * forward_flops(model, resolution, classes) * epochs * target.dataset_size
     params = count_params(model, resolution, classes)

@@ -64,12 +64,17 @@ def render_index(index: DatasetIndex) -> str:
     return index.model_copy(update={"digest": hashlib.sha256(text.encode()).hexdigest()}).model_dump_json(indent=1)
 
 
-def load_index(root: Path | str) -> DatasetIndex:
-    """Read a dataset's index and check it against its shards. Raises UserError if it is missing, invalid or stale.
+class MissingIndexError(UserError):
+    """The folder or address has no index."""
+
+
+def load_index(root: Path | str, retry_policy: RetryPolicy | None = None) -> DatasetIndex:
+    """Read a dataset's index and check it against its shards. Raises UserError if it is missing, invalid or stale, RemoteError
+    if the store behind a URL does not answer.
 
     Shards behind a URL are checked when they are read.
     """
-    index = read_index(root)
+    index = read_index(root, retry_policy)
     if not is_url(root):
         folder = str(root)
         for split in index.splits.values():
@@ -79,14 +84,14 @@ def load_index(root: Path | str) -> DatasetIndex:
 
 
 def read_index(root: Path | str, retry_policy: RetryPolicy | None = None) -> DatasetIndex:
-    """Read the index without checking its shards. Raises UserError if it is missing or invalid, RemoteError if the store
-    behind a URL does not answer."""
+    """Read the index without checking its shards. Raises MissingIndexError, UserError if it is invalid, RemoteError if
+    the store behind a URL does not answer."""
     path = join(root, INDEX_FILE)
     try:
         text = read_whole(path, retry_policy or RetryPolicy()) if is_url(root) else Path(path).read_bytes()
         return DatasetIndex.model_validate_json(text)
     except FileNotFoundError:
-        raise UserError(
+        raise MissingIndexError(
             "not a dataset: index.json is missing", file=str(root), allowed="a folder written by `vitscale data pack`"
         ) from None
     except ValidationError as error:
