@@ -33,7 +33,9 @@ SUFFIXES: dict[Target, str] = {"official": ".npz", "timm": ".safetensors", "hf":
 
 WeightsFile = Annotated[
     Path,
-    typer.Argument(metavar="FILE", help="Official .npz, timm .safetensors or .pth, Hugging Face file or folder, or our file."),
+    typer.Argument(
+        metavar="FILE", help="Official .npz, timm .safetensors or .pth, Hugging Face file or folder, or a file of vitscale."
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -63,7 +65,7 @@ def import_file(
     model: Model = None,
     layout: FromLayout = None,
 ) -> None:
-    """Convert a file of another codebase to a file of ours.
+    """Convert weights of another codebase to our format.
 
     DEST contains its model, so that a study can start from it (`init`) without further settings.
     """
