@@ -1,8 +1,8 @@
-"""What a test starts in place of Ray Train: bundles' work by two processes, with mishaps in the first attempts.
+"""Program of the tests in place of Ray Train: works through bundles with two processes, with mishaps in first attempts.
 
-bundle_worker.py JOBS.json       ([bundle, mishaps] one after the other; mishaps: run_id -> stall | sigterm | taken over)
+bundle_worker.py JOBS.json       (a list of [orders, mishaps]; mishaps: run_id -> stall | sigterm | taken over)
 
-A group is started again until it ends well. Prints a line of JSON for each bundle: the exit codes of each group's processes.
+A group is restarted until it succeeds. Prints a line of JSON per bundle: the exit codes of each group's processes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def work(orders: BundleOrders, mishaps: dict[str, str]) -> None:
             if is_here and number == MISHAP_STEP and dist.get_rank() == 1:
                 if mishap == "sigterm":
                     os.kill(os.getpid(), signal.SIGTERM)
-                elif mishap == "taken over":  # by a driver elsewhere, which found this one's lease too old
+                elif mishap == "taken over":  # by a driver on another host, because this one's lease has expired
                     while not complete_checkpoints(store.run(run_id).path / CHECKPOINTS):
                         time.sleep(0.01)
                     lease = LeaseRecord(token="another's", host="elsewhere", pid=1, time=time.time())

@@ -1,4 +1,4 @@
-"""A study small enough to run for real in a test, and ways to change and run it."""
+"""A study small enough to run in a test, and functions that change and run it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from orchestrator.prepare import Prepared
 
 ROOT = Path(__file__).parents[1]
-CHAINS = {  # what takes long, in two chains; what uses Ray's usual ports, or looks at them, is in one
-    "test_elastic": "usual ports",
-    "test_survival": "usual ports",
-    "test_doctor": "usual ports",
+CHAINS = {  # long files, in two chains that run in parallel; files that use Ray's default ports are in the same chain
+    "test_elastic": "default ports",
+    "test_survival": "default ports",
+    "test_doctor": "default ports",
     "test_study": "studies",
     "test_hosts": "studies",
 }
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes side by side share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the test processes share the cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts clusters first: it takes longest, and waits for much, while others use the cores."""
+    """Start the long chains first: they often wait, and the other tests use the cores meanwhile."""
     items.sort(key=lambda item: item.path.stem not in CHAINS)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Side by side (`-n`): a file stays in one process, and so does a chain."""
+    """With `-n`, the tests of a file, and of a chain, run in one process."""
     from xdist.scheduler import LoadScopeScheduling
 
     class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -84,7 +84,7 @@ def write_study(tmp_path: Path) -> WriteStudy:
 
 
 def study_writer(folder: Path) -> WriteStudy:
-    """What the fixture is, for any folder."""
+    """The function of the fixture `write_study`, for any folder."""
 
     def write(change: Change | None = None, name: str = "tiny.yaml") -> Path:
         yaml = YAML()
@@ -100,7 +100,7 @@ def study_writer(folder: Path) -> WriteStudy:
 
 
 class Pairs:
-    """Two worker processes for one training after the other, forked where the libraries are loaded already."""
+    """Trains runs one after another, each by two worker processes forked from one that has the libraries loaded."""
 
     def __init__(self, folder: Path) -> None:
         self._stderr = folder / "stderr.txt"
@@ -111,7 +111,7 @@ class Pairs:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=environment)
 
     def train(self, config: Any, data: Path, folder: Path, **job: Any) -> tuple[dict[str, float], list[float]]:
-        """This run by two workers over gloo: its result and its losses."""
+        """Train a run with two workers over gloo; returns its result and its losses."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         folder.mkdir()
@@ -121,8 +121,8 @@ class Pairs:
         while line and not line.startswith("["):
             line = self._process.stdout.readline()
         assert line == "[0, 0]\n", self._stderr.read_text()[-3000:]
-        said = json.loads(Path(f"{folder}-pair-0.json").read_text())
-        return said["result"], list(said["losses"].values())
+        outcome = json.loads(Path(f"{folder}-pair-0.json").read_text())
+        return outcome["result"], list(outcome["losses"].values())
 
     def end(self) -> None:
         self._process.communicate()
@@ -136,7 +136,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
 
 
 def bundle_of(prepared: Prepared) -> BundleOrders:
-    """The orders of a planned study's only bundle, its data packed."""
+    """The orders of the only bundle of a planned study, after its data was packed."""
     from orchestrator.execution.launch import make_orders
     from vitmodel.data.shards import pack
 
@@ -148,7 +148,10 @@ def bundle_of(prepared: Prepared) -> BundleOrders:
 
 
 def groups_of_two(jobs: list[tuple[BundleOrders, dict[str, str]]], folder: Path) -> tuple[list[list[list[int]]], str]:
-    """Bundles worked through by groups of two without Ray, with mishaps: each group's exit codes by bundle, what was said."""
+    """Work through bundles with groups of two workers, without Ray, injecting mishaps.
+
+    Returns the exit codes of every group of every bundle, and the end of stderr.
+    """
     (folder / "jobs.json").write_text(json.dumps([[orders.model_dump(mode="json"), mishaps] for orders, mishaps in jobs]))
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests/bundle_worker.py"), str(folder / "jobs.json")],
@@ -162,7 +165,7 @@ def groups_of_two(jobs: list[tuple[BundleOrders, dict[str, str]]], folder: Path)
 
 
 def run_study(study: Path, storage: Path, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """The command a user types, in a process of its own."""
+    """Run the study command in its own process."""
     return subprocess.run(study_command(study, storage, *arguments), capture_output=True, text=True, check=False, **kwargs)
 
 
@@ -171,18 +174,18 @@ def study_command(study: Path, storage: Path, *arguments: str) -> list[str]:
 
 
 def without_ray(study: Path, storage: Path) -> list[str]:
-    """The same command, its runs done one after the other in its own process."""
+    """The study command with all runs executed one after another in its own process."""
     return [sys.executable, str(ROOT / "tests/without_ray.py"), str(study), str(storage)]
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what Ray, a process group or the tests' own run left in it.
+    """This process's environment without the variables of Ray, process groups and pytest.
 
-    Ray's workers are as nice as others (its default is 15): beside tests that use all cores they would hardly run.
+    Ray's workers get niceness 0. With its default of 15 they would hardly run while other tests use all cores.
     """
     prefixes = ("RAY_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS", "PYTEST_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
-    return {**kept, "RAY_worker_niceness": "0"}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return {**variables, "RAY_worker_niceness": "0"}
 
 
 ONE_THREAD = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -1,7 +1,7 @@
-"""Groups of worker processes, forked from one that has the libraries loaded: they start in milliseconds, not seconds.
+"""Groups of worker processes, forked from a process that has the libraries loaded: they start in milliseconds.
 
-The process that forks has made no thread and no group yet. What torchrun and Ray Train do is done here: ranks, and an end of
-all soon after one has died.
+The parent process has started no thread and no process group. As torchrun and Ray Train do, this module sets the ranks, and
+ends all workers soon after one has died.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch
 
 from vitmodel.training.engine import ensure_process_group, import_deepspeed, leave_process_group
 
-GRACE_SECONDS = 20.0  # after one has died the others find it out by themselves
+GRACE_SECONDS = 20.0  # for the others to detect that one has died
 
 
 def load() -> None:
-    """Everything that a worker needs, before the first group is forked."""
+    """Import everything that a worker needs, before the first group is forked."""
     torch.set_num_threads(1)
     import_deepspeed()
     importlib.import_module("torch._dynamo")
@@ -31,7 +31,7 @@ def load() -> None:
 
 
 def group(workers: int, work: Callable[[], None]) -> list[int]:
-    """Let `work` be done by so many processes over gloo; returns their exit codes, minus the signal where one ended it."""
+    """Call `work` in this number of processes over gloo. Returns their exit codes; minus the signal for a killed one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

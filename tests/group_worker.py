@@ -1,8 +1,8 @@
-"""What a test starts: trainings one after the other in groups of processes, and mishaps on demand.
+"""Program of the tests: trains runs one after another in groups of processes, and injects mishaps.
 
-group_worker.py < GROUPS     (lines of JSON: [workers, jobs] one group after the other; a job: see `test_checkpoints.py`)
+group_worker.py < GROUPS     (a line of JSON per group: [workers, jobs]; see `test_checkpoints.py` for a job)
 
-Results go beside the job's folder. Prints the exit codes of each group's processes as a line of JSON.
+Writes results next to the job's folder. Prints the exit codes of each group's processes as a line of JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WRITE = checkpoint.write_tensors
 
 
 def train(job: dict[str, Any], seen: list[dict[str, float]]) -> None:
-    """One training until its end, its `stop` or its mishap; worker 0 says what came of it."""
+    """Train one run until its end, its `stop` or its mishap. Each worker writes its outcome to a file."""
     context = Context(
         folder=Path(job["folder"]),
         data_root=Path(job["data"]),
@@ -42,7 +42,7 @@ def train(job: dict[str, Any], seen: list[dict[str, float]]) -> None:
         zero_stage=job["zero_stage"],
         checkpoint=CheckpointPolicy(seconds=None, steps=job["save_steps"]),
         report=partial(report, job, seen),
-        should_stop=at_second_asking(seen, job["stop"]),
+        should_stop=stop_after(seen, job["stop"]),
     )
     ended, result = "done", {}
     try:
@@ -50,8 +50,8 @@ def train(job: dict[str, Any], seen: list[dict[str, float]]) -> None:
     except (StoppedError, CheckpointError) as error:
         ended = f"{type(error).__name__}: {error}"
     losses = {entry["step"]: entry["train/loss"] for entry in seen}
-    said = {"ended": ended, "losses": losses, "result": result}
-    Path(f"{job['folder']}-{job['name']}-{dist.get_rank()}.json").write_text(json.dumps(said))
+    outcome = {"ended": ended, "losses": losses, "result": result}
+    Path(f"{job['folder']}-{job['name']}-{dist.get_rank()}.json").write_text(json.dumps(outcome))
 
 
 def report(job: dict[str, Any], seen: list[dict[str, float]], entry: dict[str, float]) -> None:
@@ -60,20 +60,20 @@ def report(job: dict[str, Any], seen: list[dict[str, float]], entry: dict[str, f
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def at_second_asking(seen: list[dict[str, float]], step: float) -> Callable[[], bool]:
-    """Ask to stop where the workers meet for the second time after this step is logged: not where something is logged."""
-    asked: list[int] = []
+def stop_after(seen: list[dict[str, float]], step: float) -> Callable[[], bool]:
+    """A stop request at the second synchronisation after this step was logged: not at a step that logs."""
+    calls: list[int] = []
 
-    def ask() -> bool:
+    def should_stop() -> bool:
         if seen and seen[-1]["step"] >= step:
-            asked.append(1)
-        return len(asked) > 1
+            calls.append(1)
+        return len(calls) > 1
 
-    return ask
+    return should_stop
 
 
 def mishap(kind: str, seen: list[dict[str, float]]) -> None:
-    """From now on, what worker 1 writes ends badly; or, late, every checkpoint is written two log entries after its step."""
+    """From now on the writes of worker 1 fail; with `late`, every checkpoint is written two log entries after its step."""
     if kind == "late":
 
         def late(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str | int]:

@@ -1,6 +1,6 @@
-"""Hosts out of network namespaces: each with a loopback, an address and a cable of its own to a switch, on one machine.
+"""Hosts made of network namespaces on one machine: each has a loopback, an address and its own cable to a switch.
 
-Nothing of the machine's own network is touched: the switch is a bridge in a namespace too. Names carry a random suffix.
+The network of the machine is not touched: the switch is a bridge in its own namespace. Names have a random suffix.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """One namespace that is a host to all that runs in it."""
+    """A namespace that acts as a host for the processes in it."""
 
     namespace: str
     switch: str
@@ -31,20 +31,20 @@ class Host:
     address: str
 
     def command(self, *command: str) -> list[str]:
-        """A command as it is run on this host."""
+        """The command line that runs a command on this host."""
         return [IP, "netns", "exec", self.namespace, *command]
 
     def cut(self) -> None:
-        """Pull the cable: packets vanish, nothing is told."""
+        """Unplug the cable: packets are lost without an error."""
         _ip("-n", self.switch, "link", "set", self.port, "down")
 
-    def mend(self) -> None:
-        """Plug it in again."""
+    def reconnect(self) -> None:
+        """Plug the cable in again."""
         _ip("-n", self.switch, "link", "set", self.port, "up")
 
 
 def missing() -> str:
-    """Why hosts cannot be made here; empty where they can."""
+    """Why hosts cannot be created on this machine; empty if they can."""
     name = f"vsprobe{secrets.token_hex(3)}"
     if not Path(IP).exists():
         return "no `ip` command: apt install iproute2"
@@ -58,7 +58,7 @@ def missing() -> str:
 
 @contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
-    """So many hosts on one switch, gone with all their processes afterwards."""
+    """This number of hosts on one switch. They are removed with all their processes at the end."""
     token = secrets.token_hex(3)
     switch = f"vs{token}sw"
     made: list[Host] = []
@@ -79,7 +79,7 @@ def hosts(count: int) -> Iterator[list[Host]]:
 
 
 def _plug(host: Host) -> None:
-    """A cable between the host and the switch. The interface is named as on no machine whose name is guessed by libraries."""
+    """A cable between the host and the switch. The interface has a name that libraries do not guess."""
     _ip("netns", "add", host.namespace)
     cable = ("type", "veth", "peer", "name", "lan0", "netns", host.namespace)
     _ip("-n", host.switch, "link", "add", host.port, *cable)
@@ -91,11 +91,11 @@ def _plug(host: Host) -> None:
 
 def _end_processes(namespace: str) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
-        found = subprocess.run([IP, "netns", "pids", namespace], capture_output=True, text=True, check=False).stdout.split()
-        for pid in found:
+        pids = subprocess.run([IP, "netns", "pids", namespace], capture_output=True, text=True, check=False).stdout.split()
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(int(pid), number)
-        if not found:
+        if not pids:
             return
         time.sleep(1)
 

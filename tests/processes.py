@@ -1,4 +1,4 @@
-"""What tests ask of real processes: which there are, and whether they are gone."""
+"""Finds processes of a study, and waits until they have ended."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import psutil
 
 
 def family_of(driver: subprocess.Popen[Any]) -> list[psutil.Process]:
-    """All processes that a driver has started, but for two of Ray itself, which take longer."""
+    """All processes that a driver has started, except two agents of Ray, which take longer to end."""
     family = psutil.Process(driver.pid).children(recursive=True)
     agents = named(family, "ray::DashboardAgent") + named(family, "ray::RuntimeEnvAgent")
     return [process for process in family if process not in agents]
 
 
 def named(processes: list[psutil.Process], title: str) -> list[psutil.Process]:
-    """Ray's processes of this kind of actor."""
-    found = []
+    """Those whose command line contains this title of an actor."""
+    matches = []
     for process in processes:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             if title in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+                matches.append(process)
+    return matches
 
 
 def alive(processes: list[psutil.Process]) -> list[str]:
-    """Titles of those that still run."""
-    found = []
+    """Command lines of those that still run."""
+    running = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()) or f"{process.pid}, on its way out")
-    return found
+                running.append(" ".join(process.cmdline()) or f"{process.pid}, ending")
+    return running
 
 
 def within(seconds: float, remaining: Callable[[], list[str]]) -> None:
-    """Until nothing remains."""
+    """Wait until nothing remains; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while left := remaining():
         assert time.monotonic() < deadline, left

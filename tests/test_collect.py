@@ -1,4 +1,4 @@
-"""Contracts of the collector: MLflow gives the rows that the store gives; a cache is never stale and never needed."""
+"""Collecting rows: MLflow gives the same rows as the store; the cache is never stale and never required."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from vitmodel.config.base import UserError
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The run_ids whose files were read since the list was last cleared."""
-    seen: list[str] = []
+    """The run ids whose files were read since the list was cleared."""
+    run_ids: list[str] = []
     original = outcome.of_folder
 
     def counted(folder: Any, run: Any) -> Any:
-        seen.append(run.run_id)
+        run_ids.append(run.run_id)
         return original(folder, run)
 
     monkeypatch.setattr(outcome, "of_folder", counted)
-    return seen
+    return run_ids
 
 
 def mixed_store(root: Path) -> Store:
@@ -68,7 +68,7 @@ def test_mlflow_gives_the_rows_of_the_store(tmp_path: Path) -> None:
         results.collect(uri, "another")
 
 
-def test_a_server_that_is_away_is_the_users_error() -> None:
+def test_an_unavailable_server_is_a_user_error() -> None:
     with pytest.raises(UserError, match="MLflow cannot be read at http://127"):
         results.collect("http://127.0.0.1:9", "toy")
 
@@ -76,7 +76,7 @@ def test_a_server_that_is_away_is_the_users_error() -> None:
 # --- the cache ------------------------------------------------------------------------------------------------
 
 
-def test_collecting_again_reads_what_changed_and_nothing_else(tmp_path: Path, reads: list[str]) -> None:
+def test_collecting_again_reads_only_changed_runs(tmp_path: Path, reads: list[str]) -> None:
     store = mixed_store(tmp_path)
     first = results.collect(tmp_path, "toy")
     assert len(reads) == 16
@@ -91,8 +91,8 @@ def test_collecting_again_reads_what_changed_and_nothing_else(tmp_path: Path, re
     assert again.loc["pretrain-vit-4000-0", "status"] == "RUNNING"
 
 
-def test_a_result_of_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
-    """A coarse clock, or a copy that keeps times: the replaced file is another inode."""
+def test_a_replaced_result_of_the_same_size_and_time_is_read(tmp_path: Path) -> None:
+    """With a coarse clock, or a copy that keeps times: the replaced file has another inode."""
     store = full_store(tmp_path)
     results.collect(tmp_path, "toy")
     folder = store.run("probe-vit-1000-0")
@@ -117,14 +117,14 @@ def test_planned_facts_that_enter_an_outcome_are_part_of_the_signature(tmp_path:
 
 
 @pytest.mark.parametrize("content", [b"", b"no parquet", b"PAR1PAR1"])
-def test_a_damaged_cache_is_done_without(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_cache_is_ignored(tmp_path: Path, content: bytes) -> None:
     full_store(tmp_path)
     first = results.collect(tmp_path, "toy")
     (tmp_path / "studies/toy" / cache.FILE).write_bytes(content)
     pd.testing.assert_frame_equal(results.collect(tmp_path, "toy"), first)
 
 
-def test_a_store_that_may_only_be_read_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_store_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any) -> None:
         raise PermissionError(13, "read-only")
 

@@ -1,4 +1,4 @@
-"""Groups of changing size on a real Ray cluster of two nodes: SIGTERM, a node that is drained and replaced, one that dies."""
+"""Elastic worker groups on a real Ray cluster of two nodes: SIGTERM, a node that is drained and replaced, one that dies."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_AUTH_MODE": 
 
 @dataclass(frozen=True, kw_only=True)
 class Survived:
-    """What came of the study, and what was seen on its way."""
+    """The outcome of the study."""
 
     row: pd.Series
     folder: RunFolder
     last_exit: int
-    said: str
+    output: str
 
 
 DIED = (AttemptEnding.FAILURE, AttemptEnding.KILLED)
@@ -70,13 +70,13 @@ def until(condition: Callable[[], Any], driver: subprocess.Popen[str], seconds: 
 
 
 def begun(folder: RunFolder, attempt: int) -> tuple[int, int]:
-    """(workers, first step that was logged, 0 before it) of an attempt."""
+    """(workers, first logged step or 0) of an attempt."""
     lines = [json.loads(line) for line in folder.metrics_files()[attempt].read_text().splitlines()]
     return lines[0]["workers"], next((line["step"] for line in lines if "step" in line), 0)
 
 
 def at_work(folder: RunFolder, workers: int, since: int) -> int | None:
-    """The first attempt from number `since` on in which so many workers have made steps."""
+    """The first attempt from number `since` on in which `workers` workers have made steps."""
     for attempt in range(since, folder.attempts()):
         size, step = begun(folder, attempt)
         if size == workers and step:
@@ -95,7 +95,7 @@ def train_workers() -> list[psutil.Process]:
 
 
 def node_of_trial() -> str:
-    """The node on which the trial lies that starts the groups."""
+    """The id of the node of the trial, which starts the groups."""
     children = psutil.Process().children(recursive=True)
     (trial,) = named(children, "ray::ImplicitFunc")
     (node,) = [part.partition("=")[2] for part in trial.parent().cmdline() if part.startswith("--node_id=")]
@@ -106,7 +106,7 @@ def node_of_trial() -> str:
 def two_nodes() -> Iterator[tuple[Any, Any]]:
     """A cluster of a head and a node with one CPU each, and that node.
 
-    With a byte of memory the head is the last choice for a trial, which asks for one: it lies on the node until it is drained.
+    The head has one byte of memory, which a trial requests, so the trial is placed on the other node until that is drained.
     """
     from ray.cluster_utils import Cluster
 
@@ -118,16 +118,16 @@ def two_nodes() -> Iterator[tuple[Any, Any]]:
 
 
 class Ec2(BaseHTTPRequestHandler):
-    """What EC2's instance metadata says: nothing but a token, until the machine is to be taken."""
+    """EC2's instance metadata: only a token, until the machine is to be reclaimed."""
 
-    is_taken = False
+    is_reclaimed = False
 
     def do_PUT(self) -> None:
         self._answer(200 if "X-aws-ec2-metadata-token-ttl-seconds" in self.headers else 400, "a token")
 
     def do_GET(self) -> None:
         is_allowed = self.headers["X-aws-ec2-metadata-token"] == "a token"
-        is_known = self.is_taken and self.path == "/latest/meta-data/spot/instance-action"
+        is_known = self.is_reclaimed and self.path == "/latest/meta-data/spot/instance-action"
         self._answer(401 if not is_allowed else 200 if is_known else 404, '{"action": "terminate", "time": "..."}')
 
     def _answer(self, code: int, text: str) -> None:
@@ -136,12 +136,12 @@ class Ec2(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def log_message(self, *_: object) -> None:
-        """Not on the test's output."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
 def spot_watch(node: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """`cluster/leave.py` beside a node, on a cloud that can take it."""
+    """`cluster/leave.py` for a node, with a stand-in for EC2's metadata."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Ec2) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         command = [sys.executable, str(ROOT / "cluster/leave.py"), "aws", "--node-id", node.node_id]
@@ -159,10 +159,10 @@ def survived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survived]:
     with pytest.MonkeyPatch.context() as patch, two_nodes() as (cluster, node):
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        yield go_through_it(tmp_path_factory.mktemp("study"), cluster, node)
+        yield run_with_faults(tmp_path_factory.mktemp("study"), cluster, node)
 
 
-def go_through_it(tmp: Path, cluster: Any, node: Any) -> Survived:
+def run_with_faults(tmp: Path, cluster: Any, node: Any) -> Survived:
     environment = {**clean_environment(), **ENVIRONMENT, "RAY_ADDRESS": cluster.address}
     (run,) = prepare(write_study(tmp), str(tmp / "runs")).plan.runs
     folder = Store(tmp / "runs").run(run.run_id)
@@ -181,28 +181,28 @@ def go_through_it(tmp: Path, cluster: Any, node: Any) -> Survived:
         assert watch.poll() is None
         assert node_of_trial() == node.node_id
         alone_from = folder.attempts()
-        Ec2.is_taken = True
+        Ec2.is_reclaimed = True
         until(lambda: at_work(folder, 1, alone_from) is not None, driver)
-        assert watch.wait(timeout=30) == 0, "nothing trains on the node any more"
+        assert watch.wait(timeout=30) == 0, "no training worker is left on the node"
     cluster.remove_node(node, allow_graceful=False)
     node = cluster.add_node(num_cpus=1)
     until(lambda: at_work(folder, 2, alone_from + 1) is not None, driver)
     alone_from = folder.attempts()
     cluster.remove_node(node, allow_graceful=False)
     until(lambda: at_work(folder, 1, alone_from) is not None, driver)
-    said = driver.communicate(timeout=400)[0]
+    output = driver.communicate(timeout=400)[0]
     row = results.collect(tmp / "runs", "tiny").iloc[0]
     return Survived(
         row=row,
         folder=folder,
         last_exit=driver.returncode,
-        said=said,
+        output=output,
     )
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float], dict[str, Any]]:
-    """The same run by one worker without a hitch, without Ray: (losses, result)."""
+    """The same run by one worker, without Ray and without faults: (losses, result)."""
     tmp = tmp_path_factory.mktemp("unbroken")
     prepared = prepare(write_study(tmp), str(tmp / "runs"))
     worker.work({"orders": bundle_of(prepared).model_dump_json()})
@@ -212,8 +212,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float]
     return {entry["step"]: entry["train/loss"] for entry in folder.metrics()}, result
 
 
-def test_notices_and_a_dead_node_cost_what_they_should(survived: Survived) -> None:
-    assert survived.last_exit == 0, survived.said
+def test_preemption_notices_lose_no_step_and_a_dead_node_few(survived: Survived) -> None:
+    assert survived.last_exit == 0, survived.output
     assert survived.row["status"] == "DONE"
     attempts = attempts_of(survived.folder)
     ends = [attempt.end for attempt in attempts]
@@ -221,20 +221,22 @@ def test_notices_and_a_dead_node_cost_what_they_should(survived: Survived) -> No
     told, drained = (number for number, end in enumerate(ends) if end is AttemptEnding.PREEMPTION)
     for noticed in told, drained:
         step = int(attempts[noticed].reason.partition("step ")[2].split()[0])
-        assert begun(survived.folder, noticed + 1)[1] - step in range(1, STEPS // 40 + 1), "it went on at that very step"
+        assert begun(survived.folder, noticed + 1)[1] - step in range(1, STEPS // 40 + 1), "it resumed at that step"
         assert sizes[noticed] == 2
-    assert sizes[drained + 1] == 1, "not on the node that is about to go"
-    assert 2 in sizes[drained + 2 :], "and two once it was replaced"
+    assert sizes[drained + 1] == 1, "not on the drained node"
+    assert 2 in sizes[drained + 2 :], "two workers again after it was replaced"
     assert sum(ends.count(end) for end in DIED) <= 2 + 1  # the last attempt has a result and no record of its end
-    assert sizes[-1] == survived.row["workers"] == 1, "one worker went on after the node had died"
+    assert sizes[-1] == survived.row["workers"] == 1, "one worker continued after the node had died"
     assert survived.row["attempts"] == len(ends)
 
 
-def test_nothing_is_different(survived: Survived, unbroken: tuple[dict[int, float], dict[str, Any]]) -> None:
+def test_losses_and_result_equal_the_undisturbed_run(
+    survived: Survived, unbroken: tuple[dict[int, float], dict[str, Any]]
+) -> None:
     losses, result = unbroken
     found = {entry["step"]: entry["train/loss"] for entry in survived.folder.metrics()}
     assert found.keys() == losses.keys()
     assert max(abs(found[step] - losses[step]) for step in losses) <= 1e-3
     ours = survived.folder.result()
     assert ours is not None
-    assert abs(ours.metrics["eval/loss"] - result.metrics["eval/loss"]) <= 1e-3, "the averaged weights, too"
+    assert abs(ours.metrics["eval/loss"] - result.metrics["eval/loss"]) <= 1e-3, "of the averaged weights"

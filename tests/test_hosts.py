@@ -1,6 +1,6 @@
-"""More than one host, and what dies there: hosts out of network namespaces, a cable pulled, controllers and drivers killed.
+"""Faults of a study on one or several hosts (network namespaces): an unplugged cable, killed workers, controllers and drivers.
 
-Every broken study must end with the rows and the losses of the unbroken one.
+Every study with faults must end with the rows and the losses of the undisturbed one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vitmodel.files import write_json
 pytestmark = pytest.mark.timeout(600)
 STEPS = 1000
 RUN_OF_TWO = {"workers": 2, "cpus_per_worker": 1, "checkpoint": {"every": "50 steps"}}
-QUICK_TO_NOTICE = {  # Ray gives a silent host up after 25 s by default
+QUICK_HEALTH_CHECKS = {  # by default Ray declares a silent host dead after 25 s
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
@@ -39,7 +39,7 @@ QUICK_TO_NOTICE = {  # Ray gives a silent host up after 25 s by default
 
 
 def study_file(folder: Path) -> Path:
-    """One ViT, pretrained long enough to be hit in the middle by two workers, and probed."""
+    """One ViT, pretrained by two workers for long enough to be killed in the middle, and probed."""
     content = YAML().load(TINY)
     content["resources"] = RUN_OF_TWO
     content["on_failure"] = {"retries": {"failures": 5, "pause_seconds": 0}}
@@ -51,17 +51,17 @@ def study_file(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(file, storage) of the study, done once by two processes without a hitch and without Ray."""
-    folder = tmp_path_factory.mktemp("unbroken")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(file, storage) of the study after it was run by two processes without Ray and without faults."""
+    folder = tmp_path_factory.mktemp("undisturbed")
     prepared = prepare(study_file(folder), str(folder / "runs"))
     groups_of_two([(bundle_of(prepared), {})], folder)
     return folder / "tiny.yaml", folder / "runs"
 
 
-def test_a_killed_worker_and_a_killed_driver_change_nothing(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_killed_worker_and_a_killed_driver_change_nothing(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
     """kill -9 of one of two workers, then of the driver: the group resumes from its checkpoint, then the same command does."""
-    (study, reference), storage = unbroken, tmp_path / "runs"
+    (study, reference), storage = undisturbed, tmp_path / "runs"
     driver = start(study, storage)
     await_checkpoint(storage, driver)
     worker, _ = named(psutil.Process(driver.pid).children(recursive=True), "RayTrainWorker")
@@ -78,19 +78,19 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(unbroken: tuple[Path
 
 
 @pytest.mark.slow
-def test_one_study_through_the_ends_of_a_controller_and_of_its_driver(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
-    """kill -9 of a controller, and a driver that another has taken over from: each leaves nothing behind, and the same command
-    goes on. On a cluster of ours there is no dashboard to help, and who has no token stays outside."""
-    (study, reference), storage = unbroken, tmp_path / "runs"
+def test_a_killed_controller_and_a_driver_that_was_taken_over(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    """kill -9 of a controller, then another driver takes over: each time no process is left, and the same command resumes. The
+    private cluster has no dashboard, and refuses clients without its token."""
+    (study, reference), storage = undisturbed, tmp_path / "runs"
     driver = start(study, storage)
     strangers = clients_of(driver)
     await_checkpoint(storage, driver)
     (controller,) = named(psutil.Process(driver.pid).children(recursive=True), "TrainController")
     workers = named(psutil.Process(driver.pid).children(recursive=True), "RayTrainWorker")
     assert len(workers) == 2
-    said = [client.communicate(timeout=60)[0] for client in strangers]
-    assert [client.returncode for client in strangers] == [0, 1], said
-    assert "authentication" in said[1].lower()
+    output = [client.communicate(timeout=60)[0] for client in strangers]
+    assert [client.returncode for client in strangers] == [0, 1], output
+    assert "authentication" in output[1].lower()
     controller.kill()
     within(10, lambda: alive(workers))
 
@@ -109,7 +109,7 @@ def test_one_study_through_the_ends_of_a_controller_and_of_its_driver(unbroken: 
 
 
 def clients_of(driver: subprocess.Popen[str]) -> list[subprocess.Popen[str]]:
-    """Two processes that call the private cluster of this driver: with its token, and without."""
+    """Two processes that call the private cluster of this driver: one with its token, one without."""
     deadline = time.monotonic() + 120
     while not (nodes := named(psutil.Process(driver.pid).children(recursive=True), "raylet/raylet")):
         assert driver.poll() is None
@@ -130,7 +130,7 @@ def clients_of(driver: subprocess.Popen[str]) -> list[subprocess.Popen[str]]:
     ]
 
 
-def test_gloo_talks_through_the_interface_that_ray_uses() -> None:
+def test_gloo_uses_the_interface_that_ray_uses() -> None:
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("198.51.100.7") is None
 
@@ -144,7 +144,7 @@ def cluster() -> Iterator[tuple[list[Host], dict[str, str]]]:
         token = Path(folder, "token")
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        environment = {**clean_environment(), **QUICK_TO_NOTICE, "PYTHONPATH": str(ROOT)}
+        environment = {**clean_environment(), **QUICK_HEALTH_CHECKS, "PYTHONPATH": str(ROOT)}
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         head, quiet = hosts[0], ["--disable-usage-stats", "--include-dashboard=false"]
         at = f"{head.address}:6379"
@@ -156,12 +156,12 @@ def cluster() -> Iterator[tuple[list[Host], dict[str, str]]]:
 
 
 @pytest.mark.slow
-def test_a_host_is_cut_off_the_driver_is_killed_and_the_host_comes_back(
-    cluster: tuple[list[Host], dict[str, str]], unbroken: tuple[Path, Path], tmp_path: Path
+def test_a_host_is_unplugged_then_the_driver_is_killed_and_the_host_returns(
+    cluster: tuple[list[Host], dict[str, str]], undisturbed: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """A run of two workers on two hosts loses one of them, and goes on with the third; then its driver dies, and the same
-    command goes on. The host that was away is back by then: what still ran there is gone."""
-    (hosts, environment), (study, reference), storage = cluster, unbroken, tmp_path / "runs"
+    """A run of two workers on two hosts loses one host and continues on the third. Then its driver is killed, and the same
+    command resumes. The unplugged host has returned by then: no process of the run is left on it."""
+    (hosts, environment), (study, reference), storage = cluster, undisturbed, tmp_path / "runs"
     driver = start(study, storage, hosts[0], environment)
     await_checkpoint(storage, driver)
     busy = [host for host in hosts[1:] if named(on_host(host), "RayTrainWorker")]
@@ -174,7 +174,7 @@ def test_a_host_is_cut_off_the_driver_is_killed_and_the_host_comes_back(
     workers = [process for host in hosts for process in named(on_host(host), "RayTrainWorker")]
     driver.kill()
     driver.wait()
-    busy[1].mend()
+    busy[1].reconnect()
     within(10, lambda: alive([process for process in workers if process not in left_behind]))
     assert_ends_like(start(study, storage, hosts[0], environment), storage, reference)
     within(10, lambda: alive(left_behind))
@@ -202,7 +202,7 @@ def pretrain_of(storage: Path) -> str:
 
 
 def await_checkpoint(storage: Path, driver: subprocess.Popen[str]) -> None:
-    """Until the training has got further than it was: a new checkpoint to go on from."""
+    """Wait until the run has a new checkpoint."""
     before, deadline = checkpoints(storage), time.monotonic() + 240
     while not checkpoints(storage) - before:
         assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
@@ -215,13 +215,13 @@ def checkpoints(storage: Path) -> set[str]:
 
 
 def on_host(host: Host) -> list[psutil.Process]:
-    found = subprocess.run([hostlab.IP, "netns", "pids", host.namespace], capture_output=True, text=True, check=True)
-    return [psutil.Process(int(pid)) for pid in found.stdout.split()]
+    listing = subprocess.run([hostlab.IP, "netns", "pids", host.namespace], capture_output=True, text=True, check=True)
+    return [psutil.Process(int(pid)) for pid in listing.stdout.split()]
 
 
 def assert_ends_like(driver: subprocess.Popen[str], storage: Path, reference: Path) -> None:
-    """The study ends well, with the same rows and, to the last bit, the same losses."""
-    said = driver.communicate(timeout=300)[0]
-    assert driver.returncode == 0, said
+    """The study succeeds with the same rows and, bit for bit, the same losses."""
+    output = driver.communicate(timeout=300)[0]
+    assert driver.returncode == 0, output
     pd.testing.assert_frame_equal(outcomes(storage), outcomes(reference))
     assert curves(storage) == curves(reference)

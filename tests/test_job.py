@@ -1,4 +1,4 @@
-"""`ray job submit` against a real cluster head with token authentication, as the README's cluster page has it."""
+"""`ray job submit` to a real cluster head with token authentication, as described in docs/cluster.md."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def free_port() -> int:
 
 
 def processes_of(folder: str) -> list[int]:
-    """Processes that name this folder in their command line: those of one Ray head, nobody else's."""
-    found = []
+    """Ids of processes with this folder in their command line: those of one Ray head."""
+    pids = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if folder.encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
-                found.append(int(entry.parent.name))
+                pids.append(int(entry.parent.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 @pytest.fixture
@@ -90,8 +90,8 @@ def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str], str], w
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     frame = results.collect(tmp_path / "runs", "tiny")
     assert set(frame["status"]) == {"DONE"}
-    for said in ("/8 runs, ", "; newest ", "images/s", " left", "mlflow ui"):
-        assert said in done.stdout, done.stdout[-4000:]
+    for text in ("/8 runs, ", "; newest ", "images/s", " left", "mlflow ui"):
+        assert text in done.stdout, done.stdout[-4000:]
     refused = subprocess.run(
         [*submit, str(study)],
         env={**environment, "RAY_AUTH_TOKEN_PATH": "/nowhere"},
@@ -100,13 +100,13 @@ def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str], str], w
         timeout=120,
         check=False,
     )
-    assert refused.returncode != 0, "the job API must ask for the token"
-    meet_the_doctor(address, environment, gcs, tmp_path)
-    a_stopped_job_saves_first(address, environment, write_study, tmp_path)
+    assert refused.returncode != 0, "the job API requires the token"
+    check_with_the_doctor(address, environment, gcs, tmp_path)
+    check_that_a_stopped_job_saves(address, environment, write_study, tmp_path)
 
 
-def a_stopped_job_saves_first(address: str, environment: dict[str, str], write_study: WriteStudy, tmp_path: Path) -> None:
-    """`ray job stop` while two trainings are under way: both leave a checkpoint of their last step."""
+def check_that_a_stopped_job_saves(address: str, environment: dict[str, str], write_study: WriteStudy, tmp_path: Path) -> None:
+    """`ray job stop` while two runs are training: both save a checkpoint of their last step."""
 
     def change(content: dict) -> None:
         content["name"] = "stopped"
@@ -131,27 +131,27 @@ def a_stopped_job_saves_first(address: str, environment: dict[str, str], write_s
         assert list(folder.path.glob(f"checkpoints/step-{step:09d}-*/COMPLETE"))
 
 
-def meet_the_doctor(address: str, environment: dict[str, str], gcs: str, storage: Path) -> None:
-    """What `vitscale doctor` says of this head with its token, without, and with another; and what its nodes see."""
+def check_with_the_doctor(address: str, environment: dict[str, str], gcs: str, storage: Path) -> None:
+    """`vitscale doctor` for this head with its token, without a token and with another token; and the check of its nodes."""
     code = (
         "from orchestrator.doctor.cluster import dashboard, head; print([f'{f.level} {f.text}' for f in head() + dashboard()])"
     )
-    ask = {**environment, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
-    for changes, words in (
+    client = {**environment, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
+    for changes, finding in (
         ({}, "ok the head"),
         ({"RAY_AUTH_MODE": "disabled"}, "fail modes differ"),
         ({"RAY_AUTH_TOKEN": "0" * 64}, "fail the head"),
     ):
-        said = subprocess.check_output([sys.executable, "-c", code], env={**ask, **changes}, text=True)
-        assert words in said, said
-        assert "listens on loopback only" in said
+        output = subprocess.check_output([sys.executable, "-c", code], env={**client, **changes}, text=True)
+        assert finding in output, output
+        assert "listens on loopback only" in output
     command = [sys.executable, "-m", "orchestrator.doctor.nodes", str(storage)]
-    seen = subprocess.run(command, env={**ask, "RAY_ADDRESS": gcs}, capture_output=True, text=True, timeout=120, check=False)
-    assert seen.stdout.splitlines()[-1:] == ["[[], 1]"], seen.stdout + seen.stderr
+    done = subprocess.run(command, env={**client, "RAY_ADDRESS": gcs}, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1:] == ["[[], 1]"], done.stdout + done.stderr
     assert not list(storage.glob(".probe-*"))
 
 
-def test_relative_storage_in_a_job_is_no_throwaway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_relative_storage_in_a_job_is_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert storage_root("runs") == Path.cwd() / "runs"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")

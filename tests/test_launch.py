@@ -1,4 +1,4 @@
-"""What the launcher decides without a cluster: which bundle is next, what a stopped study starts, what is left a cause."""
+"""The launcher without a cluster: the next bundle, a stopped study, the causes of runs that did not finish."""
 
 from __future__ import annotations
 
@@ -46,33 +46,33 @@ def test_a_fine_tune_follows_its_pretraining(bundles: list[Bundle], tmp_path: Pa
     store = Store(tmp_path)
     searcher = fanout(bundles, store)
     assert [searcher.suggest(str(trial)) for trial in range(2)] == [{"orders": "0000"}, {"orders": "0001"}]
-    assert searcher.suggest("2") is None, "both fine-tunes wait"
+    assert searcher.suggest("2") is None, "both fine-tunes wait for their pretraining"
     finish(store, bundles[1])
     searcher.on_trial_complete("1", {"executed": 1})
     child = next(bundle for bundle in bundles if bundle.after == bundles[1].runs[0].run_id)
     assert searcher.suggest("2") == {"orders": child.bundle_id}
     assert searcher.suggest("3") is None
     finish(store, child)
-    searcher.on_trial_complete("2", None, error=True)  # what a trial says of itself does not count
-    assert searcher.suggest("3") is None, "one pretraining is under way"
+    searcher.on_trial_complete("2", None, error=True)  # a trial's own outcome does not count
+    assert searcher.suggest("3") is None, "one pretraining is still running"
     store.run(bundles[0].runs[0].run_id).path.mkdir(parents=True)
     store.run(bundles[0].runs[0].run_id).fail(State.DIVERGED, "loss not finite")
     searcher.on_trial_complete("0", {"executed": 1})
     assert searcher.suggest("3") == Searcher.FINISHED, "its fine-tune can never start, and Tune must not wait for it"
 
 
-def test_a_resume_hands_out_what_is_open(bundles: list[Bundle], tmp_path: Path) -> None:
+def test_a_resume_starts_the_open_bundles(bundles: list[Bundle], tmp_path: Path) -> None:
     store = Store(tmp_path)
     finish(store, bundles[0])
-    open_ones = [bundle for bundle in bundles if bundle.runs[0].run_id != bundles[0].runs[0].run_id]
-    searcher = fanout(open_ones, store)
+    open_bundles = [bundle for bundle in bundles if bundle.runs[0].run_id != bundles[0].runs[0].run_id]
+    searcher = fanout(open_bundles, store)
     assert searcher.suggest("0") == {"orders": bundles[1].bundle_id}, "pretrainings go first"
     child = next(bundle for bundle in bundles if bundle.after == bundles[0].runs[0].run_id)
     assert searcher.suggest("1") == {"orders": child.bundle_id}
 
 
 def test_a_stopped_study_starts_no_group(bundles: list[Bundle], write_study: WriteStudy, tmp_path: Path) -> None:
-    """Thousands of bundles may be left: each ends at once, and its runs say why."""
+    """Thousands of bundles may be left: each ends at once, and its runs record the reason."""
     store = Store(tmp_path)
     request_stop(store.study("tiny"), State.BUDGET, "the limit is reached")
     file = read_study(write_study())
@@ -84,7 +84,7 @@ def test_a_stopped_study_starts_no_group(bundles: list[Bundle], write_study: Wri
     assert failure.reason == "the limit is reached"
 
 
-def test_what_is_left_gets_its_own_cause(bundles: list[Bundle], tmp_path: Path) -> None:
+def test_an_unfinished_run_gets_a_cause(bundles: list[Bundle], tmp_path: Path) -> None:
     store = Store(tmp_path)
     children = [bundle for bundle in bundles if bundle.after]
     mark_unfinished(children[0].cells, store, None)

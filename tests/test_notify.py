@@ -1,4 +1,4 @@
-"""Webhooks against real servers on loopback: one that answers, one that recovers, one that hangs. No study waits for any."""
+"""Webhooks with real servers on loopback: one that answers, one that recovers, one that hangs. A study never waits for one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOOK = Notify(webhook="${env:VITSCALE_TEST_HOOK}")
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps what is posted; answers with the given statuses in turn, the last one for ever; 0 is never answered."""
+    """Records posted bodies. Answers with the given statuses in turn, then always with the last one; 0 means no answer."""
 
     daemon_threads = True
 
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *arguments: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def counts() -> Counter[State]:
     return Counter({State.DONE: 3, State.FAILED: 1})
 
 
-def test_one_post_an_event_with_what_happened_and_no_secret(receive, tmp_path: Path) -> None:
+def test_one_post_per_event_with_its_cause_and_no_secret(receive, tmp_path: Path) -> None:
     server, store = receive(200), Store(tmp_path)
     watch, sender = Watch(store, ["a", "b", "c"]), Notifier("toy", HOOK, ("VITSCALE_TEST_HOOK",))
     for name, state in (("a", State.FAILED), ("b", State.DIVERGED), ("c", State.STALLED)):
@@ -108,7 +108,7 @@ def test_one_post_an_event_with_what_happened_and_no_secret(receive, tmp_path: P
     assert "Traceback" not in json.dumps(server.bodies)
 
 
-def test_only_what_is_asked_for(receive) -> None:
+def test_only_configured_events_are_sent(receive) -> None:
     server = receive(200)
     sender = Notifier("toy", Notify(webhook="${env:VITSCALE_TEST_HOOK}", on=("budget",)))
     sender.send("done", counts())
@@ -119,17 +119,17 @@ def test_only_what_is_asked_for(receive) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "tries", "told"), [((500, 429, 200), 3, 1), ((503,), 3, 0), ((404,), 1, 0), ((302,), 1, 0)]
+    ("statuses", "tries", "received"), [((500, 429, 200), 3, 1), ((503,), 3, 0), ((404,), 1, 0), ((302,), 1, 0)]
 )
-def test_tried_again_where_that_may_help(receive, statuses: tuple[int, ...], tries: int, told: int) -> None:
+def test_only_temporary_errors_are_retried(receive, statuses: tuple[int, ...], tries: int, received: int) -> None:
     server = receive(*statuses)
     sender = Notifier("toy", HOOK)
     sender.send("done", counts())
     sender.close()
-    assert (server.tries, len(server.bodies)) == (tries, told)
+    assert (server.tries, len(server.bodies)) == (tries, received)
 
 
-def test_a_server_that_hangs_costs_the_study_nothing(receive, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_hangs_does_not_delay_the_study(receive, caplog: pytest.LogCaptureFixture) -> None:
     receive(0)
     sender, began = Notifier("toy", HOOK), time.monotonic()
     for _ in range(notify.MAX_WAITING + 20):
@@ -142,9 +142,7 @@ def test_a_server_that_hangs_costs_the_study_nothing(receive, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("address", ["", "http://127.0.0.1:1/canary-5f3a9c", "file:///etc/canary-5f3a9c"])
-def test_a_wrong_address_is_a_line_in_the_log(
-    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_wrong_address_is_logged(address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(notify, "WAITS_SECONDS", ())
     monkeypatch.setenv("VITSCALE_TEST_HOOK", address)
     sender = Notifier("toy", HOOK)
@@ -154,7 +152,7 @@ def test_a_wrong_address_is_a_line_in_the_log(
     assert CANARY not in caplog.text
 
 
-def test_addresses_that_a_study_may_not_hold() -> None:
+def test_addresses_that_are_refused_in_a_study() -> None:
     for webhook in ("https://hooks.example/T0/B0/abc", ""):
         with pytest.raises(ValidationError, match="address is a secret"):
             Notify(webhook=webhook)

@@ -1,4 +1,4 @@
-"""Contracts of a job's log (quiet while all goes well, failures at once) and of what a study has spent."""
+"""The log of a job (short while all runs succeed, failures at once) and the GPU-hours of a study."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from orchestrator.store.watch import Watch
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The monotonic time that progress sees, in a list of one."""
+    """The monotonic time that `progress` reads, as a list with one value."""
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
 def plan_of(store: Store) -> PlanFile:
-    found = store.plan("toy")
-    assert found is not None
-    return found
+    plan = store.plan("toy")
+    assert plan is not None
+    return plan
 
 
-def test_a_log_sums_up_what_goes_well_and_says_failures_at_once(tmp_path: Path, clock: list[float]) -> None:
+def test_a_log_summarises_progress_and_prints_failures_at_once(tmp_path: Path, clock: list[float]) -> None:
     runs = [run for seed in range(25) for run in cell("vit", 1000, seed)]
     store, log = make_store(tmp_path, runs), io.StringIO()
     with Progress(store, plan_of(store), Console(file=log)) as shown:
@@ -57,7 +57,7 @@ def test_a_log_sums_up_what_goes_well_and_says_failures_at_once(tmp_path: Path, 
     assert "Traceback" not in log.getvalue()
 
 
-def test_a_log_says_that_it_is_alive_where_nothing_happens(tmp_path: Path, clock: list[float]) -> None:
+def test_a_log_prints_a_line_now_and_then_while_nothing_changes(tmp_path: Path, clock: list[float]) -> None:
     store, log = make_store(tmp_path, cell("vit", 1000)), io.StringIO()
     with Progress(store, plan_of(store), Console(file=log)) as shown:
         for _ in range(1200):
@@ -73,17 +73,17 @@ def test_gpu_hours_count_every_attempt_and_read_only_what_changed(tmp_path: Path
     for run in runs[:10]:
         finish(store, run.run_id, 0.5)  # two GPUs for 72 seconds
     spent, watch = GpuHours(plan_of(store)), Watch(store, [run.run_id for run in runs])
-    spent.update(seen.folder for seen in watch.look())
+    spent.update(change.folder for change in watch.look())
     assert spent.total == pytest.approx(10 * 0.04)
-    assert not watch.look(), "nothing changed, so nothing is read again"
+    assert not watch.look(), "nothing changed, so no file is read again"
     begun = store.run(runs[15].run_id).begin(run_record(), GROUP.workers)
     start = json.loads(begun.read_text())["begin"]
     with begun.open("a") as file:
         file.write(json.dumps({"step": 1, "time": start + 3600}) + "\n")
     changed = watch.look()
-    assert [seen.folder.run_id for seen in changed] == [runs[15].run_id]
-    spent.update(seen.folder for seen in changed)
+    assert [change.folder.run_id for change in changed] == [runs[15].run_id]
+    spent.update(change.folder for change in changed)
     assert spent.total == pytest.approx(10 * 0.04 + GROUP.workers)
-    finish(store, runs[15].run_id, 0.5)  # its result takes the place of what was counted while it ran
-    spent.update(seen.folder for seen in watch.look())
+    finish(store, runs[15].run_id, 0.5)  # its result replaces the hours counted while it ran
+    spent.update(change.folder for change in watch.look())
     assert spent.total == pytest.approx(11 * 0.04)

@@ -1,4 +1,4 @@
-"""Contracts of the tidy frame: a row for every planned run, outcomes only where there is a result."""
+"""The results table: one row for every planned run, outcomes only for runs with a result."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ MODELS = {"vit": ("V8", 1000, 2e9), "resnet": ("R8", 2000, 3e9)}
 GROUP = WorkerGroup(workers=2, cpus_per_worker=3, gpus_per_worker=1, zero_stage=1)
 
 
-# --- a store made by hand -------------------------------------------------------------------------------------
+# --- a store written by hand -------------------------------------------------------------------------------------
 
 
 def planned(run_id: str, phase: str, family: str, size: int, seed: int = 0, **changes: Any) -> RunFacts:
-    """The facts of a run as plan.json holds them."""
+    """The facts of a run as in plan.json."""
     variant, params, forward = MODELS[family]
     facts = {
         "run_id": run_id,
@@ -81,7 +81,7 @@ def cell(family: str, size: int, seed: int = 0, task: str = "digits") -> list[Ru
 
 
 def finish(store: Store, run_id: str, top1: float, attempts: int = 1, **changes: Any) -> None:
-    """A run that is done: two workers of three cores and a GPU for 72 seconds."""
+    """Finish a run: two workers with three cores and one GPU each, for 72 seconds."""
     folder = store.run(run_id)
     for _ in range(attempts):
         folder.begin(run_record(run_id))
@@ -112,7 +112,7 @@ def make_store(root: Path, runs: list[RunFacts], study: str = "toy") -> Store:
 
 
 def full_store(root: Path, seeds: int = 1) -> Store:
-    """Two families at two sizes; ViT gains with data, ResNet leads where there is little. Everything is done."""
+    """Two families at two sizes, all runs done. ViT improves with data; ResNet is better at the small size."""
     top1 = {("vit", 1000): 0.5, ("vit", 16000): 0.95, ("resnet", 1000): 0.7, ("resnet", 16000): 0.8}
     cells = {(f, n, s): cell(f, n, s) for f, n in top1 for s in range(seeds)}
     store = make_store(root, [run for runs in cells.values() for run in runs])
@@ -129,7 +129,7 @@ def row_of(frame: pd.DataFrame, run_id: str) -> Any:
     return frame.set_index("run_id").loc[run_id]
 
 
-def test_columns_are_the_row_of_the_design_whatever_is_done(tmp_path: Path) -> None:
+def test_columns_are_the_same_for_an_empty_and_a_finished_study(tmp_path: Path) -> None:
     empty, full = tmp_path / "empty", tmp_path / "full"
     make_store(empty, cell("vit", 1000))
     full_store(full)
@@ -139,7 +139,7 @@ def test_columns_are_the_row_of_the_design_whatever_is_done(tmp_path: Path) -> N
         assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == results.COLUMNS
 
 
-def test_a_child_carries_the_axes_of_its_pretraining_and_its_own_task(tmp_path: Path) -> None:
+def test_a_child_has_the_axes_of_its_pretraining_and_its_own_task(tmp_path: Path) -> None:
     store = full_store(tmp_path)
     finish(store, "finetune-vit-1000-0-7", 0.8)
     frame = results.collect(tmp_path, "toy")
@@ -191,12 +191,12 @@ def test_a_run_in_two_studies_has_the_same_outcomes_in_both(tmp_path: Path) -> N
     other = results.outcomes(results.collect(tmp_path, "other"))
     first = results.outcomes(results.collect(tmp_path, "toy"))
     pd.testing.assert_frame_equal(other, first[first["run_id"].isin(other["run_id"])].reset_index(drop=True))
-    finish(store, "pretrain-vit-1000-0", 0.5, attempts=2)  # again, slower: no other outcome
+    finish(store, "pretrain-vit-1000-0", 0.5, attempts=2)  # repeated, slower: the outcome is the same
     pd.testing.assert_frame_equal(results.outcomes(results.collect(tmp_path, "toy")), first)
     assert not {"gpu_hours", "core_hours", "seconds", "mfu", "attempts", "images_per_second"} & set(first.columns)
 
 
-def test_written_files_hold_the_frame(tmp_path: Path) -> None:
+def test_written_files_contain_the_table(tmp_path: Path) -> None:
     frame = results.collect(full_store(tmp_path).root, "toy")
     path = results.write(frame, tmp_path / "out")
     pd.testing.assert_frame_equal(pd.read_parquet(path.with_name("results.parquet")), frame)
@@ -207,7 +207,7 @@ def test_written_files_hold_the_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"x": 1}', "[1]", '{"runs": [{"run_id": "a", "parent_id": "b"}]}'])
-def test_no_or_a_damaged_plan_is_the_users_error_and_names_the_file(tmp_path: Path, content: str | None) -> None:
+def test_a_missing_or_damaged_plan_is_a_user_error_that_names_the_file(tmp_path: Path, content: str | None) -> None:
     make_store(tmp_path, [], study="known")
     if content is not None:
         make_store(tmp_path, [])
@@ -217,14 +217,14 @@ def test_no_or_a_damaged_plan_is_the_users_error_and_names_the_file(tmp_path: Pa
     assert content is not None or "known" in str(raised.value)
 
 
-def test_a_damaged_result_is_named_not_swallowed(tmp_path: Path) -> None:
+def test_a_damaged_result_is_an_error_that_names_the_run(tmp_path: Path) -> None:
     store = full_store(tmp_path)
     (store.run("probe-vit-1000-0").path / "result.json").write_text('{"metrics"')
     with pytest.raises(UserError, match="probe-vit-1000-0"):
         results.collect(tmp_path, "toy")
 
 
-def test_provenance_names_all_that_occurs(tmp_path: Path) -> None:
+def test_provenance_lists_all_values_that_occur(tmp_path: Path) -> None:
     store = full_store(tmp_path)
     folder = store.run("probe-vit-1000-0")
     provenance = Provenance(git="def", packages={"torch": "2.14"})
@@ -242,13 +242,13 @@ def test_two_thousand_runs_are_collected(tmp_path: Path) -> None:
     store = make_store(tmp_path, runs)
     for run in runs:
         write_result_fast(store, run.run_id)
-    frame = results.collect(tmp_path, "toy")  # how fast: bench/collect.py
+    frame = results.collect(tmp_path, "toy")  # bench/collect.py measures the time
     assert len(frame) == 2000
     assert (frame["status"] == "DONE").all()
 
 
 def write_result_fast(store: Store, run_id: str) -> None:
-    """A result without the store's fsync, which would take most of the test's time."""
+    """Write a result without the store's fsync, which would take most of the test's time."""
     finish(store, "probe-template", 0.5) if not store.run("probe-template").path.exists() else None
     folder = store.run(run_id).path
     folder.mkdir(parents=True)

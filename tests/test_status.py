@@ -1,4 +1,4 @@
-"""`vitscale status`: from the store alone, with drivers that live, that died by kill -9, and that live on another host."""
+"""`vitscale status` from the store alone, with drivers that are alive, were killed with kill -9, or run on another host."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def entry(step: int, speed: float = 0.0) -> str:
 
 
 def half_done(root: Path) -> tuple[Store, PlanFile]:
-    """One run done, in 72 s where one was planned; one at step 4 of 10 in its second attempt; one failed; one planned."""
+    """One run is done and took 72 s instead of 1 s; one is at step 4 of 10 in attempt 2; one failed; one is planned."""
     store = make_store(root, cell("vit", 1000))
     done, running, failed, _ = (run.run_id for run in cell("vit", 1000))
     finish(store, done, 0.5)
@@ -58,22 +58,22 @@ def half_done(root: Path) -> tuple[Store, PlanFile]:
 
 def test_every_run_with_step_attempts_cause_and_heartbeat(tmp_path: Path) -> None:
     store, plan = half_done(tmp_path)
-    found = survey(store, plan)
-    done, running, failed, planned = found.runs
-    assert [run.state for run in found.runs] == [State.DONE, State.RUNNING, State.FAILED, State.PLANNED]
+    status = survey(store, plan)
+    done, running, failed, planned = status.runs
+    assert [run.state for run in status.runs] == [State.DONE, State.RUNNING, State.FAILED, State.PLANNED]
     assert (done.step, done.steps, done.cause, done.heartbeat_seconds) == (10, 10, "", None)
     assert (running.step, running.attempts, running.images_per_second) == (4, 2, 100.0)
     assert running.cause == "after oom: CUDA out of memory"
     assert running.heartbeat_seconds is not None
     assert 0 <= running.heartbeat_seconds < 30
     assert (failed.cause, failed.attempts, planned.attempts, planned.step) == ("no space left", 1, 0, 0)
-    assert found.counts == {"DONE": 1, "FAILED": 1, "PLANNED": 1, "RUNNING": 1}
-    assert found.work_seconds == pytest.approx(72 * (0.6 + 1))  # of planned seconds, each of which took 72
-    assert (found.driver, found.eta_seconds, found.is_over) == (None, None, True)
-    assert "no driver is working on it" in as_text(found)
+    assert status.counts == {"DONE": 1, "FAILED": 1, "PLANNED": 1, "RUNNING": 1}
+    assert status.work_seconds == pytest.approx(72 * (0.6 + 1))  # planned seconds times 72, the measured ratio
+    assert (status.driver, status.eta_seconds, status.is_over) == (None, None, True)
+    assert "no driver is working on it" in as_text(status)
 
 
-def test_a_driver_lives_and_is_killed(tmp_path: Path) -> None:
+def test_a_live_driver_and_a_killed_driver(tmp_path: Path) -> None:
     store, plan = half_done(tmp_path)
     driver = subprocess.Popen([sys.executable, "-c", HOLD, str(store.study("toy"))], stdout=subprocess.PIPE, text=True)
     try:
@@ -82,7 +82,7 @@ def test_a_driver_lives_and_is_killed(tmp_path: Path) -> None:
         alive = survey(store, plan)
         assert alive.driver is not None
         assert (alive.driver.pid, alive.driver.host, alive.driver.is_alive) == (driver.pid, socket.gethostname(), True)
-        assert alive.eta_seconds == pytest.approx(alive.work_seconds)  # one run at work
+        assert alive.eta_seconds == pytest.approx(alive.work_seconds)  # one run is running
         assert f"driver {driver.pid} on host {socket.gethostname()}" in as_text(alive)
         assert not alive.is_over
     finally:
@@ -96,14 +96,14 @@ def test_a_driver_lives_and_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("age", "is_alive"), [(10.0, True), (100.0, False)])
-def test_a_driver_on_another_host_is_known_by_its_heartbeat(age: float, is_alive: bool, tmp_path: Path) -> None:
+def test_a_driver_on_another_host_is_judged_by_its_heartbeat(age: float, is_alive: bool, tmp_path: Path) -> None:
     store, plan = half_done(tmp_path)
     lease = {"token": "t", "host": "elsewhere", "pid": 1, "time": time.time() - age}
     write_json(store.study("toy") / "lease.json", lease)
-    found = survey(store, plan).driver
-    assert found is not None
-    assert (found.host, found.is_alive) == ("elsewhere", is_alive)
-    assert found.heartbeat_seconds == pytest.approx(age, abs=20)
+    driver = survey(store, plan).driver
+    assert driver is not None
+    assert (driver.host, driver.is_alive) == ("elsewhere", is_alive)
+    assert driver.heartbeat_seconds == pytest.approx(age, abs=20)
 
 
 def test_the_command_with_a_file_with_a_name_and_as_json(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_command_with_a_file_with_a_name_and_as_json(write_study: WriteStudy
     by_file = runner.invoke(app, ["status", str(study), "--storage", str(storage), "--json"])
     assert by_file.exit_code == 0, by_file.output
     assert {run["state"] for run in json.loads(by_file.output)["runs"]} == {"PLANNED"}
-    assert not storage.exists(), "looking writes nothing"
+    assert not storage.exists(), "status writes nothing"
     Store(storage).write_plan(prepare(study, str(storage)).plan_file([]))
     by_name = runner.invoke(app, ["status", "tiny", "--storage", str(storage), "--json", "--watch", "0.1"])
     assert json.loads(by_name.output)["runs"] == json.loads(by_file.output)["runs"]
@@ -132,7 +132,7 @@ def test_watching_ends_with_the_driver(tmp_path: Path) -> None:
     assert "dead" in shown.splitlines()[-1]
 
 
-def test_two_thousand_runs_are_looked_at_in_seconds(tmp_path: Path) -> None:
+def test_status_of_two_thousand_runs_takes_seconds(tmp_path: Path) -> None:
     runs = [run for seed in range(500) for run in cell("vit", 1000, seed)]
     store = make_store(tmp_path, runs)
     for run in runs[:100]:

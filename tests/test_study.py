@@ -1,4 +1,4 @@
-"""A study for real: Ray Tune, Ray Train, DeepSpeed, MLflow, in processes of their own; killed, resumed, poisoned."""
+"""Whole studies with Ray Tune, Ray Train, DeepSpeed and MLflow in real processes: killed, resumed, diverged."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def curves(storage: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
-    """The tiny study, long enough to be killed in the middle, run once without a hitch: (file, storage, what it said)."""
-    folder = tmp_path_factory.mktemp("unbroken")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
+    """The tiny study, long enough to be killed in the middle, run once without faults: (file, storage, finished process)."""
+    folder = tmp_path_factory.mktemp("undisturbed")
     study = study_writer(folder)(lambda content: content["pretrain"].update(lengths=LENGTHS))
     done = run_study(study, folder / "runs", env=clean_environment())
     return study, folder / "runs", done
 
 
-def test_a_study_ends_with_its_curves(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
-    _, storage, done = unbroken
+def test_a_study_ends_with_its_curves(undisturbed: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
+    _, storage, done = undisturbed
     assert done.returncode == 0, done.stdout + done.stderr
     folder = storage / "studies/tiny"
     with (folder / "results.csv").open() as file:
@@ -60,15 +60,15 @@ def test_a_study_ends_with_its_curves(unbroken: tuple[Path, Path, subprocess.Com
     assert {row["status"] for row in rows} == {"DONE"}
     report = (folder / "report.html").read_text()
     assert "ResNet" in report
-    for said in ("results.csv", "report.html", "mlflow ui --backend-store-uri sqlite:///", "x the pure training time"):
-        assert said in done.stdout
+    for text in ("results.csv", "report.html", "mlflow ui --backend-store-uri sqlite:///", "x the pure training time"):
+        assert text in done.stdout
     assert "worker group(s) of 1 x 1 CPU side by side" in done.stdout
     assert not (folder / "lease.json").exists()
     assert not (storage / "ray").exists() or not list((storage / "ray").iterdir())
 
 
-def test_mlflow_has_one_run_a_run(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
-    _, storage, _ = unbroken
+def test_mlflow_has_one_run_per_run(undisturbed: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
+    _, storage, _ = undisturbed
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
@@ -86,12 +86,12 @@ def test_mlflow_has_one_run_a_run(unbroken: tuple[Path, Path, subprocess.Complet
             curve = client.get_metric_history(run.info.run_id, "train/loss")
             ours = list(Store(storage).run(row.run_id).metrics())
             assert [(m.step, m.value) for m in curve] == [(e["step"], e["train/loss"]) for e in ours]
-    found = client.search_runs([experiment.experiment_id], "tags.phase = 'pretrain' and tags.family = 'vit'")
-    assert len(found) == 2
+    vits = client.search_runs([experiment.experiment_id], "tags.phase = 'pretrain' and tags.family = 'vit'")
+    assert len(vits) == 2
 
 
-def test_the_same_command_again_trains_nothing(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
-    study, storage, _ = unbroken
+def test_the_same_command_again_trains_nothing(undisturbed: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
+    study, storage, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in (storage / "runs").rglob("*") if path.is_file()}
     done = run_study(study, storage, env=clean_environment())
     assert done.returncode == 0, done.stderr
@@ -99,9 +99,11 @@ def test_the_same_command_again_trains_nothing(unbroken: tuple[Path, Path, subpr
     assert {path: path.stat().st_mtime_ns for path in (storage / "runs").rglob("*") if path.is_file()} == before
 
 
-def test_another_study_shares_the_runs(unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    """The same pretraining under another study's name is not trained again, only its new fine-tune is."""
-    study, storage, _ = unbroken
+def test_another_study_shares_the_runs(
+    undisturbed: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Another study with the same pretraining trains only its new fine-tune."""
+    study, storage, _ = undisturbed
     yaml = YAML()
     content = yaml.load(study)
     content["name"], content["transfer"]["epochs"] = "second", [1, 3]
@@ -122,11 +124,11 @@ def test_another_study_shares_the_runs(unbroken: tuple[Path, Path, subprocess.Co
 
 
 @pytest.mark.slow
-def test_the_ends_of_two_drivers_and_the_same_command_again(
-    unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
+def test_two_drivers_end_early_and_the_same_command_finishes(
+    undisturbed: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """Killed early, when trainings are under way; and stopped with Ctrl-C late, when some are done."""
-    study, reference, _ = unbroken
+    """The first is killed with kill -9 while runs are training, the second is stopped with Ctrl-C when some runs are done."""
+    study, reference, _ = undisturbed
     storage = tmp_path / "runs"
     for results_wanted, number in ((0, signal.SIGKILL), (4, signal.SIGINT)):
         begun = len(list((storage / "runs").glob("*/metrics-*.jsonl")))
@@ -134,17 +136,17 @@ def test_the_ends_of_two_drivers_and_the_same_command_again(
             study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment(), start_new_session=True
         )
         await_files(driver, storage / "runs", "*/metrics-*.jsonl", begun + 2)
-        family = family_of(driver)  # now: it takes as long as several of these runs
+        family = family_of(driver)  # at this time, because it takes as long as several of these runs
         assert named(family, "RayTrainWorker")
         await_files(driver, storage / "runs", "*/result.json", results_wanted)
-        if number == signal.SIGINT:  # a terminal sends it to all of its processes
+        if number == signal.SIGINT:  # a terminal sends SIGINT to all processes of the job
             os.killpg(driver.pid, number)
             assert driver.wait(timeout=60) == 1
             frame = results.collect(storage, "tiny")
             assert set(frame["status"]) == {"DONE", "STOPPED"}
             stopped = [Store(storage).run(run_id) for run_id in frame["run_id"][frame["status"] == "STOPPED"]]
             assert {attempts_of(folder)[-1].end for folder in stopped if folder.attempts()} <= {AttemptEnding.STOPPED}, (
-                "none was killed"
+                "no run was killed"
             )
         else:
             os.kill(driver.pid, number)
@@ -161,7 +163,7 @@ def test_the_ends_of_two_drivers_and_the_same_command_again(
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_a_second_live_driver_exits_5_and_the_first_one_leaves_nothing(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_a_second_driver_exits_5_and_a_killed_first_one_leaves_no_process(write_study: WriteStudy, tmp_path: Path) -> None:
     study, storage = write_study(), tmp_path / "runs"
     first = subprocess.Popen(study_command(study, storage), stdout=subprocess.DEVNULL, env=clean_environment())
     try:
@@ -180,7 +182,7 @@ def test_a_second_live_driver_exits_5_and_the_first_one_leaves_nothing(write_stu
 
 
 def starting_workers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Ray's workers that are being imported: they ask for the head next, which by then is gone."""
+    """Ray's workers that are still importing. Next they connect to the head, which has ended by then."""
     children = psutil.Process(driver.pid).children(recursive=True)
     return [child for child in named(children, "workers/default_worker.py") if child.name() != "raylet"]
 
@@ -194,8 +196,8 @@ def await_files(driver: subprocess.Popen[bytes], folder: Path, pattern: str, wan
 
 
 @pytest.mark.slow
-def test_two_workers_and_one_poisoned_model(write_study: WriteStudy, tmp_path: Path) -> None:
-    """A worker group of two over gloo with ZeRO 2; one model diverges: its children are skipped, the others done, exit 1."""
+def test_two_workers_and_a_model_that_diverges(write_study: WriteStudy, tmp_path: Path) -> None:
+    """A group of two workers over gloo with ZeRO 2. One model diverges: its children are skipped, the others done, exit 1."""
 
     def change(content: dict) -> None:
         content["resources"] = {"workers": 2, "zero_stage": 2}
@@ -224,10 +226,10 @@ def test_two_workers_and_one_poisoned_model(write_study: WriteStudy, tmp_path: P
 
 
 @pytest.mark.slow
-def test_fine_tunes_go_out_by_themselves(
-    unbroken: tuple[Path, Path, subprocess.CompletedProcess[str]], write_study: WriteStudy, tmp_path: Path
+def test_fine_tunes_as_bundles_of_their_own(
+    undisturbed: tuple[Path, Path, subprocess.CompletedProcess[str]], write_study: WriteStudy, tmp_path: Path
 ) -> None:
-    """As soon as their pretraining is done, in groups of their own, to the same numbers; none after one that diverged."""
+    """They start in their own groups when their pretraining is done, with the same results; none after a diverged one."""
 
     def change(content: dict) -> None:
         content["resources"] = {"bundle": "run"}
@@ -237,18 +239,18 @@ def test_fine_tunes_go_out_by_themselves(
 
     done = run_study(write_study(change), tmp_path / "runs", env=clean_environment())
     assert done.returncode == 1, done.stdout + done.stderr
-    found = outcomes(tmp_path / "runs")
-    vit, resnet = (found[found["family"] == family] for family in ("vit", "resnet"))
-    pd.testing.assert_frame_equal(vit, outcomes(unbroken[1]).loc[vit.index])
+    rows = outcomes(tmp_path / "runs")
+    vit, resnet = (rows[rows["family"] == family] for family in ("vit", "resnet"))
+    pd.testing.assert_frame_equal(vit, outcomes(undisturbed[1]).loc[vit.index])
     assert sorted(resnet["status"]) == ["DIVERGED", "SKIPPED", "SKIPPED"]
     bundles = [json.loads(path.read_text()) for path in (tmp_path / "runs/studies/tiny/bundles").glob("*.json")]
     assert sorted(len(bundle["runs"]) for bundle in bundles) == [1] * 6
 
 
 @pytest.mark.slow
-def test_four_recipes_on_two_cores_end(write_study: WriteStudy, tmp_path: Path) -> None:
-    """More worker groups than there is room for, and more than fit beside each other: they queue, nothing deadlocks. Two
-    presets, one for small datasets, with and without mixup: four recipes are trained, and told apart.
+def test_four_recipes_with_more_groups_than_cores(write_study: WriteStudy, tmp_path: Path) -> None:
+    """More worker groups are requested than fit the machine: they queue, nothing deadlocks. Two presets, one for small
+    datasets, with and without mixup: four recipes are trained, and the rows distinguish them.
     """
 
     def change(content: dict) -> None:

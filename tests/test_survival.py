@@ -1,4 +1,4 @@
-"""What a run does about mishaps: a budget for each kind, smaller micro-batches, the stacks of a stall, limits within a run."""
+"""Faults of a run: retries by kind, smaller micro-batches, the stacks of a stall, limits that stop a running run."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ BUDGETS = Retries(failures=2, preemptions=3, oom=2, stalls=1, pause_seconds=5.0)
         ([X], NextAttempt(failure=State.FAILED, reason="r")),
     ],
 )
-def test_each_kind_of_mishap_has_its_budget(ends: list[AttemptEnding], expected: NextAttempt) -> None:
+def test_each_kind_of_failure_has_its_retries(ends: list[AttemptEnding], expected: NextAttempt) -> None:
     micro, attempts = 16, []
     for end in ends:
         attempts.append(AttemptEnd(end=end, reason="r", micro_batch=micro))
         micro = micro // 2 if end is M else micro
     assert next_attempt(attempts, 0, BUDGETS, planned_micro_batch=16, share=32) == expected
     again = next_attempt(attempts, len(attempts), BUDGETS, planned_micro_batch=16, share=32)
-    assert again.failure is None, "a new session is a new chance"
-    assert again.micro_batch == micro, "what memory holds is remembered"
+    assert again.failure is None, "retries are counted per session"
+    assert again.micro_batch == micro, "the micro-batch that fits into memory is kept"
 
 
 def test_a_micro_batch_divides_the_share_and_ends_at_one() -> None:
@@ -80,7 +80,7 @@ def test_a_micro_batch_divides_the_share_and_ends_at_one() -> None:
     assert following(1, 18).failure is State.FAILED
 
 
-def test_what_comes_again_is_not_tried_again() -> None:
+def test_a_user_error_is_not_retried() -> None:
     assert worker.kind_of(UserError("no image")) is AttemptEnding.FINAL
     assert worker.kind_of(StoreUnavailableError("the store did not answer")) is AttemptEnding.FAILURE
 
@@ -129,7 +129,7 @@ def work(orders: BundleOrders) -> None:
 
 
 def work_as_ray_would(orders: BundleOrders) -> None:
-    """The group again and again, as long as it ends with an error and may be started again."""
+    """Restart the group as long as it ends with an error and has retries left."""
     for _ in range(orders.group_failures + 1):
         try:
             work(orders)
@@ -147,10 +147,12 @@ def test_out_of_memory_halves_the_micro_batch(write_study: WriteStudy, tmp_path:
     assert frame.set_index("phase")["micro_batch"].to_dict() == {"pretrain": 8, "finetune": 8}
     pretrain = prepared.store.run(frame["run_id"][0])
     assert [(a.end, a.micro_batch) for a in attempts_of(pretrain)][:2] == [(M, 32), (M, 16)]
-    assert not (pretrain.path / "checkpoints").exists(), "checkpoints of a run that is done are nobody's"
+    assert not (pretrain.path / "checkpoints").exists(), "checkpoints of a finished run are deleted"
 
 
-def test_out_of_memory_at_last_is_a_failure(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_after_all_retries_is_a_failure(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared, bundle = make_bundle(write_study, tmp_path / "runs", one_cell)
     limit_memory(monkeypatch, 0)
     work_as_ray_would(bundle)
@@ -160,7 +162,7 @@ def test_out_of_memory_at_last_is_a_failure(write_study: WriteStudy, tmp_path: P
     assert frame["attempts"]["pretrain"] == 3
 
 
-def test_an_error_is_tried_again_from_the_checkpoint(
+def test_an_error_is_retried_from_the_checkpoint(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared, bundle = make_bundle(write_study, tmp_path / "runs", one_cell)
@@ -169,7 +171,7 @@ def test_an_error_is_tried_again_from_the_checkpoint(
     def flaky(job: Any, engine: Any, loaded: Any, step: int) -> torch.Tensor:
         if step == 13 and not met:
             met.append(step)
-            raise ConnectionError("the storage was away")
+            raise ConnectionError("the storage is unavailable")
         return train_step(job, engine, loaded, step)
 
     monkeypatch.setattr(loop, "train_step", flaky)
@@ -180,10 +182,10 @@ def test_an_error_is_tried_again_from_the_checkpoint(
     result = pretrain.result()
     assert result is not None
     assert result.metrics["start_step"] in (8, 12)
-    assert "the storage was away" in attempts_of(pretrain)[0].reason
+    assert "the storage is unavailable" in attempts_of(pretrain)[0].reason
 
 
-def test_a_spent_budget_stops_a_run_under_way_and_a_larger_one_goes_on(
+def test_a_spent_budget_stops_a_running_run_and_a_larger_one_resumes_it(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared, bundle = make_bundle(write_study, tmp_path / "runs", one_cell)
@@ -208,7 +210,7 @@ def test_a_spent_budget_stops_a_run_under_way_and_a_larger_one_goes_on(
     assert result.metrics["start_step"] == 7, "the step at which it was stopped"
 
 
-def test_a_gradient_that_is_no_number_is_seen_where_the_loss_is_still_one(
+def test_a_nan_gradient_is_detected_while_the_loss_is_finite(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def staged(content: dict[str, Any]) -> None:
@@ -232,11 +234,11 @@ def test_a_gradient_that_is_no_number_is_seen_where_the_loss_is_still_one(
     frame = results.collect(prepared.store.root, "tiny").set_index("phase")
     assert frame["status"].to_dict() == {"pretrain": "DIVERGED", "finetune": "SKIPPED"}
     assert "not finite at step 6; last finite loss" in frame["reason"]["pretrain"]
-    assert frame["attempts"]["pretrain"] == 1, "it would diverge again"
+    assert frame["attempts"]["pretrain"] == 1, "it would diverge again, so it is not retried"
 
 
 def limited(write_study: WriteStudy, limit: str, seconds: float) -> Path:
-    """A pretraining that takes longer than the limit; for GPU-hours not by its plan, which would be refused."""
+    """A pretraining that takes longer than the limit. Its plan is within a limit of GPU-hours, so it is not refused."""
 
     def change(content: dict[str, Any]) -> None:
         one_cell(content)
@@ -255,12 +257,12 @@ def limited(write_study: WriteStudy, limit: str, seconds: float) -> Path:
 
 
 @pytest.mark.parametrize("limit", ["wall_hours", pytest.param("gpu_hours", marks=pytest.mark.slow)])
-def test_a_limit_ends_the_command_with_4_and_keeps_the_run(limit: str, write_study: WriteStudy, tmp_path: Path) -> None:
-    """The run under way saves and stops soon after the limit, and is no failure."""
+def test_a_limit_ends_the_command_with_4_and_saves_the_run(limit: str, write_study: WriteStudy, tmp_path: Path) -> None:
+    """The running run saves and stops soon after the limit, and does not count as a failure."""
     seconds = {"wall_hours": 4.0, "gpu_hours": 1.8}[limit]
     (run,) = prepare(limited(write_study, limit, seconds), str(tmp_path / "runs")).plan.runs
     folder = Store(tmp_path / "runs").run(run.run_id)
-    while not folder.attempts():  # until the limit falls into the run, not before it
+    while not folder.attempts():  # until the limit is reached during the run, not before it
         seconds *= 2
         study = limited(write_study, limit, seconds)
         command = without_ray(study, tmp_path / "runs")
@@ -270,7 +272,7 @@ def test_a_limit_ends_the_command_with_4_and_keeps_the_run(limit: str, write_stu
     assert folder.state() is State.BUDGET
     stopped_and_saved(folder)
     if limit == "gpu_hours":
-        assert folder.spent()[0] > seconds, "one GPU, so many seconds"
+        assert folder.spent()[0] > seconds, "seconds on one GPU"
 
 
 def stopped_and_saved(folder: RunFolder) -> None:
@@ -278,12 +280,12 @@ def stopped_and_saved(folder: RunFolder) -> None:
     assert ended.end is AttemptEnding.STOPPED
     step = int(ended.reason.rpartition(" ")[2])
     (path,) = complete_checkpoints(folder.path / "checkpoints")
-    assert path.name.startswith(f"step-{step:09d}"), "it goes on from there"
+    assert path.name.startswith(f"step-{step:09d}"), "it resumes from there"
     assert 0 < step < read_json(folder.path / "config.json")["config"]["steps"]
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", pytest.param("vitscale stop", marks=pytest.mark.slow)])
-def test_who_asks_a_driver_to_stop_loses_nothing(way: str, write_study: WriteStudy, tmp_path: Path) -> None:
+def test_a_stop_request_loses_nothing(way: str, write_study: WriteStudy, tmp_path: Path) -> None:
     study = limited(write_study, "wall_hours", 3600)
     (run,) = prepare(study, str(tmp_path / "runs")).plan.runs
     folder = Store(tmp_path / "runs").run(run.run_id)
@@ -295,11 +297,11 @@ def test_who_asks_a_driver_to_stop_loses_nothing(way: str, write_study: WriteStu
             driver.terminate()
         else:
             subprocess.run(command, env=ONE_THREAD, check=True)
-        said = driver.communicate(timeout=60)[0]
+        output = driver.communicate(timeout=60)[0]
     finally:
         driver.kill()
-    assert driver.returncode == ExitCode.SOME_FAILED, said
-    assert f"stopping: {way if way == 'SIGTERM' else '`vitscale stop`'} (every run saves a checkpoint first" in said
+    assert driver.returncode == ExitCode.SOME_FAILED, output
+    assert f"stopping: {way if way == 'SIGTERM' else '`vitscale stop`'} (every run saves a checkpoint first" in output
     assert folder.state() is State.STOPPED
     stopped_and_saved(folder)
     again = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
@@ -319,19 +321,19 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """What came of two studies that groups of two worked at, started again until one ended well: exit codes of each group."""
+    """Two studies that groups of two workers ran, restarted until one succeeded: exit codes of each group."""
 
     mishaps: Prepared
     after_mishaps: list[list[int]]
     taken: Prepared
     after_taken: list[list[int]]
-    then: list[list[int]]  # the groups of the driver that took it over
-    said: str
+    then: list[list[int]]  # the groups of the driver that took over
+    output: str
 
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> Groups:
-    """One study in which a worker is told to go and another hangs; one that another driver takes over, and goes on with."""
+    """A study in which one worker gets a preemption notice and another hangs; a study that another driver takes over."""
     tmp = tmp_path_factory.mktemp("groups")
 
     def change(content: dict[str, Any]) -> None:
@@ -350,44 +352,44 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Groups:
         (second.model_copy(update={"session": "ours"}), {pretrain: "taken over"}),
         (second.model_copy(update={"session": "another's"}), {}),
     ]
-    codes, said = groups_of_two(jobs, tmp)
-    return Groups(mishaps=mishaps, after_mishaps=codes[0], taken=taken, after_taken=codes[1], then=codes[2], said=said)
+    codes, output = groups_of_two(jobs, tmp)
+    return Groups(mishaps=mishaps, after_mishaps=codes[0], taken=taken, after_taken=codes[1], then=codes[2], output=output)
 
 
-def test_a_notice_and_a_stall_of_one_worker_are_survived_by_all(groups: Groups) -> None:
-    """SIGTERM to one of two: both save at one step and go on from it. One hangs: the stacks of both stay, both start again."""
-    assert groups.after_mishaps[1:] == [[STALLED_EXIT, STALLED_EXIT], [0, 0]], groups.said
+def test_a_preemption_notice_and_a_stall_of_one_worker(groups: Groups) -> None:
+    """SIGTERM to one of two: both save at one step and resume from it. One hangs: the stacks of both are kept, both restart."""
+    assert groups.after_mishaps[1:] == [[STALLED_EXIT, STALLED_EXIT], [0, 0]], groups.output
     store = groups.mishaps.store
     frame = results.collect(store.root, "tiny")
     assert frame[["status", "attempts", "workers"]].to_numpy().tolist() == [["DONE", 2, 2]] * 2
-    told, hung = (store.run(run_id) for run_id in frame["run_id"])
-    first = attempts_of(told)[0]
+    preempted, hung = (store.run(run_id) for run_id in frame["run_id"])
+    first = attempts_of(preempted)[0]
     assert (first.end, first.reason) == (P, "stopped at step 10 by a preemption notice")
-    result = told.result()
+    result = preempted.result()
     assert result is not None
     assert result.metrics["start_step"] == 10
     assert attempts_of(hung)[0].end is S
     stacks = [path.read_text() for path in sorted((hung.path / "stacks").iterdir())]
     assert len(stacks) == 2
-    assert any("in step" in text for text in stacks), "the one that sleeps"
+    assert any("in step" in text for text in stacks), "the worker that sleeps"
 
 
-def test_a_group_whose_study_was_taken_over_leaves_nothing(groups: Groups) -> None:
-    """Its driver was silent for too long, another holds the lease: neither checkpoint nor result nor failure comes from it."""
-    assert groups.after_taken == [[1, 1], [0, 0]], groups.said
-    assert groups.then == [[0, 0]], groups.said
+def test_a_group_whose_study_was_taken_over_writes_nothing(groups: Groups) -> None:
+    """Its driver sent no heartbeat, another one holds the lease: it writes neither checkpoint nor result nor failure."""
+    assert groups.after_taken == [[1, 1], [0, 0]], groups.output
+    assert groups.then == [[0, 0]], groups.output
     run = groups.taken.store.run(groups.taken.plan.runs[0].run_id)
     ended = attempts_of(run)[0]
     assert (ended.end, ended.reason.partition(":")[0]) == (STOPPED, "another worker group has taken over this run")
     logged = [entry["step"] for entry in map(json.loads, run.metrics_files()[0].read_text().splitlines()) if "step" in entry]
-    assert max(logged) > 16, "it had steps at which to save"
+    assert max(logged) > 16, "it reached steps at which it would have saved"
     result = run.result()
     assert result is not None
-    assert (result.attempt, result.metrics["start_step"]) == (1, 8), "the last checkpoint before the other driver came"
+    assert (result.attempt, result.metrics["start_step"]) == (1, 8), "the last checkpoint before the other driver took over"
     assert [entry["step"] for entry in run.metrics()] == list(range(1, 25))
 
 
-# --- groups that grow and shrink -----------------------------------------------------------------------------------
+# --- elastic groups -----------------------------------------------------------------------------------
 
 
 def test_only_sizes_that_give_the_exact_batch(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -403,10 +405,10 @@ def test_only_sizes_that_give_the_exact_batch(write_study: WriteStudy, tmp_path:
     assert Store(tmp_path / "runs").root == prepared.store.root
 
 
-def test_a_group_that_is_slow_to_start_is_not_sent_back(
+def test_a_group_that_starts_slowly_is_not_resized(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it is about to take still counts as free: room for one, and one free, are not room for two."""
+    """The CPU that it is about to take still counts as free: it must not be counted as capacity for a second worker."""
 
     def change(content: dict[str, Any]) -> None:
         one_cell(content)
@@ -416,22 +418,22 @@ def test_a_group_that_is_slow_to_start_is_not_sent_back(
     runs, resize = [bundle.folder(order) for order in bundle.runs], bundle.resize_file
     monkeypatch.setattr(elastic, "INTERVAL_SECONDS", 0.02)
     monkeypatch.setattr(elastic, "free_workers", lambda group: 1)
-    asked = []
+    requests = []
 
     def start(workers: int) -> int:
         time.sleep(0.3)
-        asked.append(resize.exists())  # nothing has begun: no word of more room
+        requests.append(resize.exists())  # no run has started: no request to resize
         for run in runs:
             run.begin(run_record(run.run_id))
         deadline = time.monotonic() + 10
         while not resize.exists():  # now one free is one more
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        asked.append(read(resize, ResizeRequest))
+        requests.append(read(resize, ResizeRequest))
         for run in runs:
             run.finish(run_result(run.run_id))
         return 1
 
     assert elastic.run(bundle, start) == 1
-    assert asked == [False, ResizeRequest(workers=2)]
+    assert requests == [False, ResizeRequest(workers=2)]
     assert not resize.exists()

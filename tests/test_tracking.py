@@ -1,4 +1,4 @@
-"""MLflow as a follower: real sqlite, a server that is away and comes back, a lost cursor, a replay without duplicates."""
+"""Tracking with MLflow: real sqlite, a server that is unavailable and returns, a lost cursor, a replay without duplicates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PLAN = plan_file(facts("pretrain-a"), facts("finetune-b", "pretrain-a"), facts("
 
 
 def train(store: Store, run_id: str, steps: range) -> None:
-    """What a worker writes."""
+    """Write these steps as a worker does."""
     folder = store.run(run_id)
     metrics = folder.metrics_files()[-1] if folder.attempts() else folder.begin(run_record(run_id))
     with metrics.open("a") as file:
@@ -54,14 +54,14 @@ def loss_curve(client: MlflowClient, run_id: str) -> list[tuple[int, float]]:
 
 def runs_of(client: MlflowClient) -> dict[str, Any]:
     experiment = client.get_experiment_by_name("t")
-    found = client.search_runs([experiment.experiment_id])
-    by_id = {run.data.tags["run_id"]: run for run in found}
-    assert len(by_id) == len(found), "one MLflow run for one run"
+    runs = client.search_runs([experiment.experiment_id])
+    by_id = {run.data.tags["run_id"]: run for run in runs}
+    assert len(by_id) == len(runs), "one MLflow run per run"
     return by_id
 
 
 @pytest.mark.parametrize("lose_cursor", [False, True])
-def test_follows_dies_and_goes_on(lose_cursor: bool, tmp_path: Path) -> None:
+def test_a_new_driver_continues_where_a_dead_one_stopped(lose_cursor: bool, tmp_path: Path) -> None:
     store = Store(tmp_path)
     uri = tracking_uri("auto", store)
     first = Follower(store, PLAN, uri)
@@ -96,26 +96,26 @@ def test_follows_dies_and_goes_on(lose_cursor: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("lost", "dies"), [("study", True), ("pretrain-a", False), ("pretrain-a", True)])
-def test_a_run_whose_making_was_not_answered_is_made_once(
+def test_a_run_whose_creation_got_no_reply_is_created_once(
     lost: str, dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow makes the run, and then the answer is lost, or the driver is killed: it is found again, with its keys."""
-    create, answers = MlflowClient.create_run, []
+    """MLflow creates the run, then the reply is lost or the driver is killed. The run is found again, with its params."""
+    create, lost_replies = MlflowClient.create_run, []
 
-    def unanswered(client: MlflowClient, *arguments: Any, **keys: Any) -> Any:
-        made = create(client, *arguments, **keys)
-        if keys["tags"]["run_id"] == lost and not answers:
-            answers.append(made)
-            raise ConnectionError("no answer")
-        return made
+    def without_reply(client: MlflowClient, *arguments: Any, **keys: Any) -> Any:
+        run = create(client, *arguments, **keys)
+        if keys["tags"]["run_id"] == lost and not lost_replies:
+            lost_replies.append(run)
+            raise ConnectionError("no reply")
+        return run
 
-    monkeypatch.setattr(MlflowClient, "create_run", unanswered)
+    monkeypatch.setattr(MlflowClient, "create_run", without_reply)
     store = Store(tmp_path)
     train(store, "pretrain-a", range(1, 3))
     uri = tracking_uri("auto", store)
     follower = Follower(store, PLAN, uri)
     follower.poll()
-    assert answers
+    assert lost_replies
     assert follower.behind == 1
     poll_until_sent(Follower(store, PLAN, uri) if dies else follower)
     runs = runs_of(MlflowClient(uri))
@@ -123,7 +123,7 @@ def test_a_run_whose_making_was_not_answered_is_made_once(
     assert runs["pretrain-a"].data.params["model.width"] == "16"
 
 
-def test_a_healed_run_is_no_longer_failed(tmp_path: Path) -> None:
+def test_a_failed_run_that_succeeds_later_is_not_failed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     uri = tracking_uri("auto", store)
     train(store, "pretrain-a", range(1, 3))
@@ -144,8 +144,8 @@ def test_a_healed_run_is_no_longer_failed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_outage_costs_nothing_but_freshness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is away, is started, is killed, is started again; nothing raises, nothing is lost or doubled."""
+def test_an_outage_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is unavailable, starts, is killed and starts again. Nothing raises, nothing is lost or sent twice."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     with socket.socket() as probe:
@@ -180,8 +180,8 @@ def test_an_outage_costs_nothing_but_freshness(tmp_path: Path, monkeypatch: pyte
         stop(server)
 
 
-def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path) -> None:
-    """It accepts and says nothing, with a poll under way when the study ends: the end still takes under 30 s."""
+def test_a_server_that_never_answers_does_not_block_the_end(tmp_path: Path) -> None:
+    """It accepts connections and sends nothing. A poll is running when the study ends: the end still takes less than 30 s."""
     store = Store(tmp_path)
     train(store, "pretrain-a", range(1, 2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -194,7 +194,7 @@ def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_server_that_hangs_through_a_study(write_study: WriteStudy, tmp_path: Path) -> None:
-    """It takes connections and never answers: the command ends within 30 s of its last run, `sync` sends it all, once."""
+    """It accepts connections and never answers. The command ends within 30 s of its last run; `sync` sends everything once."""
     storage = tmp_path / "runs"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -230,8 +230,8 @@ def test_a_server_that_hangs_through_a_study(write_study: WriteStudy, tmp_path: 
         stop(server)
 
 
-def test_noting_a_run_does_not_write_all_of_them(tmp_path: Path) -> None:
-    """What was noted since the last whole file is known again, also after a sudden end in the middle of a note."""
+def test_recording_one_run_does_not_rewrite_all(tmp_path: Path) -> None:
+    """Journal entries since the last full file are read again, also after a crash in the middle of an entry."""
     cursor = Cursor(tmp_path, "u")
     cursor.save()
     for number in range(3):
@@ -284,13 +284,13 @@ def poll_until_sent(follower: Follower) -> None:
     assert not follower.behind
 
 
-def test_a_driver_that_is_killed_while_the_database_is_made(tmp_path: Path) -> None:
-    """The sqlite file has all tables or does not exist: the next driver goes on."""
+def test_a_driver_that_is_killed_while_it_creates_the_database(tmp_path: Path) -> None:
+    """The sqlite file has all tables or does not exist: the next driver continues."""
     uri = tracking_uri("auto", Store(tmp_path))
     script = f"from orchestrator.tracking.mlflowdb import make_database; make_database({uri!r})"
     driver = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, cwd=ROOT)
     deadline = time.monotonic() + 90
-    while not any(path.stat().st_size > 65536 for path in tmp_path.glob(".mlflow.db-*")):  # in the middle of its migrations
+    while not any(path.stat().st_size > 65536 for path in tmp_path.glob(".mlflow.db-*")):  # during the migrations
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -1,6 +1,6 @@
-"""What a test starts in place of `python -m orchestrator.study`: the whole command, but the runs are done in its own process.
+"""Program of the tests in place of `python -m orchestrator.study`: the same command, with all runs in its own process.
 
-without_ray.py STUDY STORAGE      (the machine is taken to have one GPU, which only costs: workers of a study may ask for it)
+without_ray.py STUDY STORAGE      (pretends that the machine has one GPU, for studies with a limit of GPU-hours)
 """
 
 from __future__ import annotations
@@ -31,6 +31,6 @@ def work(study: Study, plan: Plan, bundles: list[Bundle], slots: object, store: 
 
 
 if __name__ == "__main__":
-    os.environ["RAY_ADDRESS"] = "none"  # so that what the machine has is asked of the session
+    os.environ["RAY_ADDRESS"] = "none"  # the session below states the resources
     ray.ray_session, launch.launch = session, work  # type: ignore[assignment]
     sys.exit(study.run(Path(sys.argv[1]), storage=sys.argv[2]))
