@@ -83,8 +83,8 @@ def finish(prepared: Prepared, follow: Follow, started: float, *, has_worked: bo
     is_sent = follow.tracking.finish(report.files, {f"runs.{state.value}": str(n) for state, n in states.items()})
     follow.notifier.close()
     _print_answers(report)
-    print(*_efficiency_lines(follow.efficiency(started), has_worked), sep="\n")
-    print(*open_run_lines(report.frame), sep="\n")
+    for line in (*_efficiency_lines(follow.efficiency(started), has_worked), *open_run_lines(report.frame)):
+        print(line)
     print(f"\nresults   {report.files[0]}\nreport    {report.files[1]}")
     missing = "" if is_sent else "   (MLflow is unavailable; `vitscale sync` sends what is missing)"
     print(f"MLflow    {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {follow.uri}{missing}")

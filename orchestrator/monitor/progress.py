@@ -116,8 +116,10 @@ class Progress:
         finished = sum(counts[state] for state in FINAL)
         speed = sum(self._last.get(r, {}).get("speed/images_per_second", 0.0) for r in self._running())
         eta = self._eta_seconds()
-        left = f", {duration(eta)} left" if eta is not None else ""
-        return f"{finished}/{len(self._states)} runs, {speed:,.0f} images/s{left}"
+        parts = [f"{finished}/{len(self._states)} runs"]
+        parts += [f"{speed:,.0f} images/s"] if speed else []
+        parts += [f"{duration(eta)} left"] if eta else []
+        return ", ".join(parts)
 
     def _running(self) -> list[str]:
         return [run_id for run_id, state in self._states.items() if state is State.RUNNING]
