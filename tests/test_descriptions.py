@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.plan.make import make_plan
-from orchestrator.spec.describe import HOME, check_counts, find_description, known_names, pack_config, read_description
+from orchestrator.spec.describe import DESCRIPTIONS, check_counts, find_description, known_names, pack_config, read_description
 from orchestrator.spec.study import read_study
 from vitmodel.config.base import UserError
 from vitmodel.data.index import load_index
@@ -27,10 +31,10 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 @pytest.mark.parametrize("name", known_names())
 def test_every_description_is_sound(name: str, tmp_path: Path) -> None:
-    description = read_description(HOME / f"{name}.yaml")
+    description = read_description(DESCRIPTIONS / f"{name}.yaml")
     assert description.name == name.replace("/", "-")
     assert description.pack.startswith(f"vitscale data pack {name} DEST --from ")
-    assert (HOME / f"{name}.yaml").read_text().startswith("# ")
+    assert (DESCRIPTIONS / f"{name}.yaml").read_text().startswith("# ")
     assert all(file.url.startswith("https://") or file.url.startswith("http://") for file in description.downloads)
     with pytest.raises(UserError, match=r"no such folder; download .* first") as caught:
         pack_config(description, tmp_path / "nothing")
@@ -39,7 +43,7 @@ def test_every_description_is_sound(name: str, tmp_path: Path) -> None:
 
 def small(tmp_path: Path, **changes: Any) -> Path:
     """Fashion-MNIST's description with the counts of a small set of the same format."""
-    text = (HOME / "fashion_mnist.yaml").read_text()
+    text = (DESCRIPTIONS / "fashion_mnist.yaml").read_text()
     for before, after in {"train: 60000, test: 10000": "train: 80, test: 20", **changes}.items():
         assert before in text
         text = text.replace(before, after)
@@ -164,8 +168,42 @@ def test_a_wrong_key_has_its_line(tmp_path: Path) -> None:
 
 
 def test_names_do_not_lead_out() -> None:
-    assert find_description("fashion_mnist") == HOME / "fashion_mnist.yaml"
+    assert find_description("fashion_mnist") == DESCRIPTIONS / "fashion_mnist.yaml"
     assert find_description("../fashion") is None
+    assert find_description(str(DESCRIPTIONS / "fashion_mnist")) is None
+
+
+def test_a_known_name_is_found_in_any_folder(tmp_path: Path, write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a file of that name lies next to the study; a path is relative to the study, not to the working directory."""
+    small(tmp_path)
+    (tmp_path / "fashion_mnist").write_text("not a description")
+    monkeypatch.chdir("/")
+    for name, train in (("fashion_mnist", 60_000), ("vtab/dtd", 1000), ("small.yaml", 80), (str(tmp_path / "small.yaml"), 80)):
+        keys = {"describe": name, "url": "/nowhere"}
+        study = read_study(write_study(lambda content: content["datasets"].update(fractals=keys)))  # noqa: B023
+        assert getattr(study.study.datasets["fractals"], "train", None) == train
+
+
+@pytest.mark.parametrize("name", ["fashion", "data/fashion_mnist.yaml", "fashion_mnist.yaml"])
+def test_unknown_descriptions_are_refused_with_a_suggestion(name: str, write_study: WriteStudy) -> None:
+    study = write_study(lambda content: content["datasets"].update(fractals={"describe": name, "url": "x"}))
+    with pytest.raises(UserError, match=rf"describe: no description '{name}', did you mean fashion_mnist\?"):
+        read_study(study)
+
+
+def test_descriptions_are_in_the_wheel(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for package in ("orchestrator", "vitmodel"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    prefix = "orchestrator/spec/descriptions/"
+    shipped = {name.removeprefix(prefix) for name in zipfile.ZipFile(wheel).namelist() if name.startswith(prefix)}
+    assert shipped == {f"{name}.yaml" for name in known_names()}
 
 
 def test_the_fashion_study_plans_without_its_images(tmp_path: Path) -> None:
@@ -175,7 +213,7 @@ def test_the_fashion_study_plans_without_its_images(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not FASHION.exists(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_real_fashion_mnist_is_what_its_description_says() -> None:
-    description = read_description(HOME / "fashion_mnist.yaml")
+    description = read_description(DESCRIPTIONS / "fashion_mnist.yaml")
     source = open_source(pack_config(description, FASHION), Path("unused"))
     assert {split: len(part.labels) for split, part in source.splits.items()} == description.splits
     assert (source.classes, source.class_names[0]) == (10, "T-shirt/top")
@@ -244,7 +282,7 @@ def test_descriptions_open_files_of_their_format(name: str, tmp_path: Path) -> N
     """What cannot be downloaded here, in small: the format, the split and the development set."""
     make, splits, dev_splits = KNOWN[name]
     make(tmp_path)
-    description = read_description(HOME / f"{name}.yaml")
+    description = read_description(DESCRIPTIONS / f"{name}.yaml")
     for wanted, dev in ((splits, False), (dev_splits, True)):
         if wanted is None:
             continue
@@ -258,7 +296,7 @@ def test_descriptions_open_files_of_their_format(name: str, tmp_path: Path) -> N
 
 
 def test_all_of_vtab_is_here() -> None:
-    tasks = [read_description(HOME / f"{name}.yaml") for name in known_names() if name.startswith("vtab/")]
+    tasks = [read_description(DESCRIPTIONS / f"{name}.yaml") for name in known_names() if name.startswith("vtab/")]
     assert len(tasks) == 19
     assert all((task.splits["train"], task.dev) == (1000, 0.2) for task in tasks)
     assert sorted(task.classes for task in tasks) == sorted(

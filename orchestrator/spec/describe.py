@@ -1,4 +1,4 @@
-"""Descriptions of known datasets (studies/data/*.yaml): reads them, and derives from them how a dataset is packed."""
+"""Descriptions of known datasets (descriptions/*.yaml): reads them, and derives from them how a dataset is packed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.spec.yamltree import Place, YamlTree
 from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import Description, PackConfig
 
-HOME = Path(__file__).parents[2] / "studies" / "data"
+DESCRIPTIONS = Path(__file__).parent / "descriptions"  # package data: also found where vitscale is installed from a wheel
 
 
 def read_description(path: Path) -> Description:
@@ -35,30 +35,33 @@ def as_tuples(node: Any) -> Any:
     return tuple(map(as_tuples, node)) if isinstance(node, list) else node
 
 
-def find_description(name: str) -> Path | None:
-    """The file of a description: a path that ends with .yaml, or the name of a known dataset; None where there is none."""
+def find_description(name: str, folder: Path = Path()) -> Path | None:
+    """The file of a description: of a known dataset by its name, or a .yaml file relative to `folder`; None where there is
+    none."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    if ".." in path.parts or path.is_absolute():
+    is_file_name = path.suffix in (".yaml", ".yml")
+    if not is_file_name and (".." in path.parts or path.is_absolute()):
         return None
-    shipped = HOME / f"{name}.yaml"
-    return shipped if shipped.is_file() else None
+    found = folder / path if is_file_name else DESCRIPTIONS / f"{name}.yaml"
+    try:
+        return found if found.is_file() else None
+    except OSError:  # such as a name that is too long
+        return None
 
 
 def known_names() -> list[str]:
     """Names of the descriptions that come with this project."""
-    return sorted(path.relative_to(HOME).with_suffix("").as_posix() for path in HOME.rglob("*.yaml"))
+    return sorted(path.relative_to(DESCRIPTIONS).with_suffix("").as_posix() for path in DESCRIPTIONS.rglob("*.yaml"))
 
 
 def described(tree: YamlTree, place: Place, keys: dict[str, Any]) -> dict[str, Any]:
     """A dataset of a study with the facts of its description, unless the study states them. Raises UserError."""
     name = str(keys["describe"])
-    path = _description_file(Path(tree.file).parent, name)
+    path = find_description(name, Path(tree.file).parent)
     if path is None:
         hint = did_you_mean(Path(name).stem, known_names())
-        message = f"no description {name!r}{hint}"
-        raise tree.error(message, (*place, "describe"), ", ".join(known_names()), example="describe: cifar10")
+        allowed = f"{', '.join(known_names())}, or a YAML file relative to the study file"
+        raise tree.error(f"no description {name!r}{hint}", (*place, "describe"), allowed, example="describe: cifar10")
     description, dev = read_description(path), keys.get("dev") is True
     if dev and description.dev is None:
         raise tree.error(f"{description.name} has no development split", (*place, "dev"), "false")
@@ -69,16 +72,6 @@ def described(tree: YamlTree, place: Place, keys: dict[str, Any]) -> dict[str, A
         "licence": description.licence,
     }
     return {**facts, **keys, "description": description}
-
-
-def _description_file(folder: Path, name: str) -> Path | None:
-    """The file of a study's `describe`: relative to the study's folder, or shipped under this name."""
-    try:
-        local = folder / name
-        path = local if local.is_file() else find_description(name)
-        return path if path is not None and path.is_file() else None
-    except OSError:  # such as a name that is too long
-        return None
 
 
 def train_images(description: Description, dev: bool) -> int:
