@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator.doctor.finding import Finding, fail, ok, reason, warn
-from orchestrator.plan.datasets import look_up_datasets, describe_missing
+from orchestrator.plan.datasets import describe_missing, look_up_datasets
 from orchestrator.secrets import expand_environment, names_in, redact
 from orchestrator.spec.integrations import check_tracker
 from orchestrator.spec.schema import ExternalData
