@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+NEUTRAL = "neutral"
 
 
 class UserError(Exception):
@@ -58,6 +61,12 @@ class Frozen(BaseModel):
     """Base of all configuration: immutable, unknown keys forbidden, no silent conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def since(version: str, *, neutral: Any) -> dict[str, Any]:
+    """`json_schema_extra` of a field that was added after 0.1: at its neutral value, in plain JSON types, it does not change
+    the id of a run (orchestrator/plan/fingerprint.py)."""
+    return {"since": version, NEUTRAL: neutral}
 
 
 def suggest(word: str, known: list[str]) -> str:
