@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, clean_environment
-from group_worker import at_second_asking
+from group_worker import stop_after
 from safetensors.torch import load_file, save_file
 
 from vitmodel.config.models import ViTConfig
@@ -68,7 +68,7 @@ def alone(run: RunConfig, folder: Path, data: Path, *, stage: int = 0, stop: flo
         zero_stage=stage,
         checkpoint=CheckpointPolicy(seconds=None, steps=SAVE, keep=keep),
         report=seen.append,
-        should_stop=at_second_asking(seen, stop),
+        should_stop=stop_after(seen, stop),
     )
     try:
         execute(run, context)
