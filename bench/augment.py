@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vitmodel.config.models import named_model
 from vitmodel.config.recipe import Recipe
-from vitmodel.config.variants import named_model
 from vitmodel.data.augment import augment
 from vitmodel.data.mixing import draw_mix, mix_images
 from vitmodel.data.order import Batch

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from vitmodel.config.models import ViTConfig
+from vitmodel.config.families.vit import ViTConfig
 from vitmodel.config.recipe import Recipe
 from vitmodel.models.build import build
 from vitmodel.training import checkpoint

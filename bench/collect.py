@@ -26,8 +26,8 @@ from orchestrator.results import cache as row_cache
 from orchestrator.store.layout import Store
 from orchestrator.store.records import Provenance, RunRecord, RunResult
 from orchestrator.tracking.mlflow import Follower
+from vitmodel.config.models import named_model
 from vitmodel.config.run import DataRef, RunConfig
-from vitmodel.config.variants import named_model
 
 STUDY = "bench"
 ROUNDS = 3

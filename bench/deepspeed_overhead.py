@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel.config.models import ViTConfig
+from vitmodel.config.families.vit import ViTConfig
 from vitmodel.config.recipe import Recipe
 from vitmodel.models.build import build
 from vitmodel.training import allocator

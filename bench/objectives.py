@@ -14,9 +14,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from vitmodel.config.models import ViTConfig
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.config.models import named_model
 from vitmodel.config.objectives import SUPERVISED, Mae, MaskedPatch, Objective
-from vitmodel.config.variants import named_model
 from vitmodel.data.masks import patch_order
 from vitmodel.data.order import Batch
 from vitmodel.flops.count import forward_flops

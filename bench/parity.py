@@ -19,8 +19,7 @@ from peers import Logits, stand_in_for_torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vitmodel.config.models import ModelConfig
-from vitmodel.config.variants import named_model
+from vitmodel.config.models import ModelConfig, named_model
 from vitmodel.models.build import build
 from vitmodel.weights.interchange import export_weights, import_weights
 from vitmodel.weights.layouts import Layout

@@ -13,8 +13,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import nn
 
-from vitmodel.config.models import ModelConfig, ViTConfig
-from vitmodel.config.variants import named_model
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.config.models import ModelConfig, named_model
 from vitmodel.models.build import build
 
 CLASSES = 1000

@@ -8,7 +8,7 @@ from orchestrator.plan.devices import DEVICES
 from orchestrator.plan.records import PlanFile, RunFacts, Totals
 from orchestrator.plan.runs import Placement, WorkerGroup
 from orchestrator.store.records import RunRecord, RunResult
-from vitmodel.config.models import ViTConfig
+from vitmodel.config.families.vit import ViTConfig
 from vitmodel.config.run import DataRef, RunConfig
 
 GROUP = WorkerGroup(workers=2, cpus_per_worker=1, gpus_per_worker=0, zero_stage=2)

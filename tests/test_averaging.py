@@ -11,7 +11,7 @@ from conftest import Pairs
 from safetensors.torch import load_file
 from test_training import VIT, config, recipe, train
 
-from vitmodel.config.models import CnnConfig
+from vitmodel.config.families.cnn import CnnConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 from vitmodel.training.averaging import decay_at

@@ -9,8 +9,8 @@ from conftest import WriteStudy
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from vitmodel.config.models import named_model
 from vitmodel.config.presets import PRESETS, resolve_recipe
-from vitmodel.config.variants import named_model
 from vitmodel.training.overfit import without_regularisation
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, clean_environment
 from group_worker import stop_after
 from safetensors.torch import load_file, save_file
 
-from vitmodel.config.models import ViTConfig
+from vitmodel.config.families.vit import ViTConfig
 from vitmodel.config.recipe import Recipe
 from vitmodel.config.run import DataRef, RunConfig
 from vitmodel.data.generated import DigitsConfig

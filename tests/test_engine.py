@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel.config.models import ViTConfig
+from vitmodel.config.families.vit import ViTConfig
 from vitmodel.config.recipe import Recipe
 from vitmodel.models.build import build
 from vitmodel.training.deepspeed_internals import destroy_engine

@@ -7,8 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitmodel.config.base import UserError
-from vitmodel.config.models import CnnConfig, HybridConfig, ModelConfig, ResNetConfig, ViTConfig
-from vitmodel.config.variants import NAMED_VARIANTS, RESNET_STAGES, named_model
+from vitmodel.config.families.cnn import CnnConfig
+from vitmodel.config.families.hybrid import HybridConfig
+from vitmodel.config.families.resnet import RESNET_STAGES, ResNetConfig
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.config.models import NAMED_VARIANTS, ModelConfig, named_model
 from vitmodel.flops.count import activation_bytes, count_params, forward_flops, list_variants, train_flops
 from vitmodel.models.build import build
 

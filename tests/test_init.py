@@ -23,7 +23,7 @@ from orchestrator.report import tables
 from orchestrator.spec.study import read_study
 from orchestrator.store.layout import Store
 from vitmodel.config.base import UserError
-from vitmodel.config.models import ViTConfig
+from vitmodel.config.families.vit import ViTConfig
 from vitmodel.config.run import DataRef, RunConfig
 from vitmodel.training.context import Context
 from vitmodel.training.run import execute

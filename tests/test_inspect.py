@@ -19,7 +19,8 @@ from orchestrator.store.layout import Store
 from orchestrator.store.records import as_json
 from vitmodel import inspect
 from vitmodel.config.base import UserError
-from vitmodel.config.models import ModelConfig, ViTConfig
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.config.models import ModelConfig
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.shards import pack
 from vitmodel.files import write_json

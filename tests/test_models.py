@@ -11,7 +11,8 @@ from test_flops import CIFAR_RESNET, MICRO_CNNS, MICRO_HYBRID, MICRO_RESNET, MIC
 from torch import Tensor, nn
 
 from vitmodel.config.base import UserError
-from vitmodel.config.models import ModelConfig, ResNetConfig
+from vitmodel.config.families.resnet import ResNetConfig
+from vitmodel.config.models import ModelConfig
 from vitmodel.models.build import build
 from vitmodel.models.cnn import BatchNorm, synchronise_statistics
 from vitmodel.models.hybrid import StdConvSame, pad_same

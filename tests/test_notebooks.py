@@ -16,7 +16,7 @@ from test_results import full_store
 
 from orchestrator.prepare import import_tables, prepare
 from orchestrator.tracking.mlflow import Follower
-from vitmodel.config.models import ViTConfig
+from vitmodel.config.families.vit import ViTConfig
 from vitmodel.files import write_json
 from vitmodel.models.build import build
 from vitmodel.weights.native import save_weights

@@ -18,10 +18,11 @@ from orchestrator.plan.make import make_plan
 from orchestrator.plan.runs import Run
 from orchestrator.spec.study import read_study
 from vitmodel.config.base import UserError
-from vitmodel.config.models import HybridConfig, ViTConfig
+from vitmodel.config.families.hybrid import HybridConfig
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.config.models import named_model
 from vitmodel.config.objectives import Mae, MaeDecoder, MaskedPatch, Objective
 from vitmodel.config.presets import resolve_recipe
-from vitmodel.config.variants import named_model
 from vitmodel.data.generated import DigitsConfig
 from vitmodel.data.masks import patch_order
 from vitmodel.data.order import Batch

@@ -14,9 +14,9 @@ from orchestrator.spec.pretrain import RecipeSpec
 from orchestrator.spec.study import read_study
 from vitmodel.config.base import UserError
 from vitmodel.config.hyperrule import bit_hyperrule, hyperrule_resolution
+from vitmodel.config.models import named_model
 from vitmodel.config.presets import resolve_recipe
 from vitmodel.config.recipe import Recipe
-from vitmodel.config.variants import named_model
 
 
 def plan_of(path: Path) -> Plan:
@@ -152,9 +152,6 @@ def test_a_study_by_the_hyperrule(write_study: WriteStudy) -> None:
     with pytest.raises(UserError, match="size of pets's images: give its image_size") as caught:
         plan_of(write_study(without_size))
     assert caught.value.line is not None
-
-
-# --- recipes as axes ------------------------------------------------------------------------------------------
 
 
 def vary(**keys: Any) -> Any:

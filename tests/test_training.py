@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import Pairs, clean_environment
 
-from vitmodel.config.models import ResNetConfig, ViTConfig
+from vitmodel.config.families.resnet import ResNetConfig
+from vitmodel.config.families.vit import ViTConfig
 from vitmodel.config.recipe import Recipe
 from vitmodel.config.run import DataRef, RunConfig
 from vitmodel.data.generated import DigitsConfig

@@ -13,8 +13,9 @@ from test_flops import CIFAR_RESNET, MICRO_CNNS, MICRO_HYBRID, MIXERS
 from torch import Tensor
 
 from vitmodel.config.base import UserError
-from vitmodel.config.models import ModelConfig, ResNetConfig, ViTConfig
-from vitmodel.config.variants import named_model
+from vitmodel.config.families.resnet import ResNetConfig
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.config.models import ModelConfig, named_model
 from vitmodel.models.build import build
 from vitmodel.weights.interchange import export_weights, import_weights
 from vitmodel.weights.layouts import entries_of

@@ -19,8 +19,7 @@ from orchestrator.cli import app
 from orchestrator.store.layout import Store
 from orchestrator.store.records import as_json
 from vitmodel.config.base import UserError
-from vitmodel.config.models import ModelConfig
-from vitmodel.config.variants import NAMED_VARIANTS
+from vitmodel.config.models import NAMED_VARIANTS, ModelConfig
 from vitmodel.files import write_json
 from vitmodel.models.build import build
 from vitmodel.weights.interchange import export_weights, import_weights

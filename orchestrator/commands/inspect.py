@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from vitmodel.models.build import Module
+    from vitmodel.models.classifier import Classifier
 
 app = typer.Typer()
 
@@ -50,7 +50,7 @@ class Subject:
     """What is inspected: a module, the images to show, and those to average over."""
 
     name: str
-    module: Module
+    module: Classifier
     shown: NDArray[np.uint8]  # (B, S, S, 3)
     averaged: NDArray[np.uint8]
 
@@ -202,11 +202,11 @@ def _batches(images: NDArray[np.uint8]) -> list[Any]:
     return [normalise(images[i : i + BATCH].copy(), torch.device("cpu")) for i in range(0, len(images), BATCH)]
 
 
-def _mean_over(compute: Callable[[Any, Any], Any], module: Module, images: NDArray[np.uint8]) -> Any:
+def _mean_over(compute: Callable[[Any, Any], Any], module: Classifier, images: NDArray[np.uint8]) -> Any:
     """A quantity that is a mean over images, of them all."""
     parts = [(compute(module, batch), len(batch)) for batch in _batches(images)]
     return sum(part * count for part, count in parts) / len(images)
 
 
-def _joined(compute: Callable[[Any, Any], Any], module: Module, images: NDArray[np.uint8]) -> Any:
+def _joined(compute: Callable[[Any, Any], Any], module: Classifier, images: NDArray[np.uint8]) -> Any:
     return np.concatenate([compute(module, batch) for batch in _batches(images)])

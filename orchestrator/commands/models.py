@@ -10,7 +10,7 @@ import typer
 
 from orchestrator.commands.options import Json
 from vitmodel.config.base import UserError
-from vitmodel.config.variants import NAMED_VARIANTS
+from vitmodel.config.models import NAMED_VARIANTS
 from vitmodel.flops.count import Listed, list_variants
 
 app = typer.Typer()

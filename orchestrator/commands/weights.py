@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from pydantic import ValidationError
@@ -15,8 +15,9 @@ from orchestrator.prepare import storage_root
 from orchestrator.store.find import find_weights
 from orchestrator.store.layout import Store
 from vitmodel.config.base import UserError
-from vitmodel.config.models import FAMILIES, HybridConfig, ModelConfig, ViTConfig
-from vitmodel.config.variants import VIT_SIZES, named_model
+from vitmodel.config.families.hybrid import HybridConfig
+from vitmodel.config.families.vit import VIT_SIZES, ViTConfig
+from vitmodel.config.models import FAMILIES, ModelConfig, named_model
 from vitmodel.weights.header import hf_choices
 from vitmodel.weights.recognise import CHOICES, Layout
 
@@ -164,10 +165,10 @@ def _model(text: str | None) -> ModelConfig | None:
     path = Path(text)
     try:
         keys = json.loads(path.read_text())
-        kind = FAMILIES.get(str(keys.get("family")))
-        if kind is None:
+        family = FAMILIES.get(str(keys.get("family")))
+        if family is None:
             raise UserError("a model in a file must state its family", file=text, field="family", allowed=", ".join(FAMILIES))
-        return kind.model_validate_json(json.dumps({"variant": path.stem, **keys}))
+        return cast(ModelConfig, family.config.model_validate_json(json.dumps({"variant": path.stem, **keys})))
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", file=text, field="--model") from None
     except ValidationError as error:

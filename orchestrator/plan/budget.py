@@ -16,7 +16,7 @@ from orchestrator.spec.fault_tolerance import Workers
 from orchestrator.spec.schema import Resources
 from vitmodel.config.base import UserError
 from vitmodel.config.batch import largest_divisor
-from vitmodel.config.models import ModelConfig
+from vitmodel.config.models import FAMILIES, ModelConfig
 from vitmodel.config.objectives import SUPERVISED, Objective
 from vitmodel.config.recipe import Recipe
 from vitmodel.config.run import RunConfig
@@ -154,5 +154,6 @@ def _value_bytes(recipe: Recipe, device: Device) -> int:
 
 def _speed(model: ModelConfig, device: Device, group: WorkerGroup) -> float:
     """Expected FLOP/s of a whole group."""
-    utilisation = device.vit_utilisation if model.family == "vit" else device.resnet_utilisation
+    is_vit = FAMILIES[model.family].utilisation == "vit"
+    utilisation = device.vit_utilisation if is_vit else device.resnet_utilisation
     return device.peak_flops * utilisation * group.workers * (1 if device.is_gpu else group.cpus_per_worker)

@@ -19,14 +19,14 @@ from orchestrator.spec.study import StudyFile, resolve_size
 from orchestrator.spec.values import Size
 from orchestrator.spec.yamltree import Place
 from vitmodel.config.base import UserError
+from vitmodel.config.families.encoder import EncoderConfig
 from vitmodel.config.hyperrule import bit_hyperrule, hyperrule_resolution
-from vitmodel.config.models import EncoderConfig, ModelConfig
+from vitmodel.config.models import ModelConfig, check_image_size
 from vitmodel.config.recipe import Recipe
 from vitmodel.config.run import DataRef, RunConfig
 from vitmodel.config.schedule import steps_of
 from vitmodel.data.remote import RetryPolicy
 from vitmodel.flops.count import TRAIN_FACTOR, count_params, forward_flops
-from vitmodel.flops.grid import check_image_size
 from vitmodel.flops.objectives import check_objective, complete
 
 DEFAULT_LANES = 64

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.spec.pretrain import FamilyRecipes, ModelEntry, RecipeSpec
 from vitmodel.config.base import UserError
+from vitmodel.config.families.encoder import EncoderConfig
 from vitmodel.config.models import FAMILIES, ModelConfig
 from vitmodel.config.presets import resolve_recipe
 from vitmodel.config.recipe import Recipe
@@ -31,7 +32,7 @@ def choices(
     The keys of `names` are part of the label: a model's own, where another of its name stands beside it.
     Raises UserError where the section has no recipe for the family, or no preset.
     """
-    base = section if isinstance(section, RecipeSpec) else getattr(section, family)
+    base = section if isinstance(section, RecipeSpec) else section.of(family)
     if base is None:
         raise UserError(f"no recipe for family {family}", field="recipe", allowed=", ".join(FAMILIES))
     keys: dict[str, Any] = {}
@@ -53,7 +54,7 @@ def resolve(choice: Choice, model: ModelConfig, examples: int) -> Recipe:
     """
     keys = dict(choice.keys)
     recipe = resolve_recipe(keys.pop("preset"), model, keys, examples=examples)
-    if recipe.stochastic_depth and model.family in ("resnet", "cnn"):
+    if recipe.stochastic_depth and not isinstance(model, EncoderConfig):
         raise UserError(f"{model.family} has no stochastic depth", field="recipe", allowed="stochastic_depth: 0")
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2:
         raise UserError("mixup and cutmix need two images in a batch", field="recipe", allowed="batch_size of 2 or more")

@@ -20,8 +20,7 @@ import pandas as pd
 
 from orchestrator.spec.values import as_count
 from vitmodel.config.base import UserError, suggest
-from vitmodel.config.models import FAMILIES, ModelConfig
-from vitmodel.config.variants import named_model
+from vitmodel.config.models import FAMILIES, ModelConfig, named_model
 from vitmodel.flops.count import TRAIN_FACTOR, count_params, forward_flops
 
 TEXTS = ("family", "variant", "dataset", "task", "phase", "length", "objective")

@@ -23,9 +23,10 @@ from orchestrator.spec.schema import ExternalData, Study
 from orchestrator.spec.values import Written
 from orchestrator.spec.yamltree import Place, YamlTree
 from vitmodel.config.base import UserError
-from vitmodel.config.models import FAMILIES, CnnConfig, ModelConfig, ViTConfig
+from vitmodel.config.families.cnn import CnnConfig
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.config.models import FAMILIES, ModelConfig, named_model
 from vitmodel.config.objectives import SUPERVISED, Mae, MaskedPatch, Objective, Supervised
-from vitmodel.config.variants import named_model
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -123,7 +124,7 @@ def _configured(tree: YamlTree, place: Place, keys: dict[str, Any]) -> ModelConf
         return _named(tree, place, keys)
     family = FAMILIES.get(str(keys.get("family")))
     if family is not None:
-        return _validated(tree, place, family, keys, ModelEntry)
+        return _validated(tree, place, family.config, keys, ModelEntry)
     if "family" in keys:
         word = str(keys["family"])
         message = f"unknown family {word!r}{did_you_mean(word, list(FAMILIES))}"

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.spec.pretrain import InitFile
 from vitmodel.config.base import UserError
-from vitmodel.config.models import CnnConfig, ModelConfig
+from vitmodel.config.models import FAMILIES, ModelConfig
 from vitmodel.flops.count import count_params
 from vitmodel.weights.header import content_hash, hf_choices, read_header
 from vitmodel.weights.recognise import (
@@ -71,7 +71,7 @@ def _foreign(shapes: Shapes, model: ModelConfig | None, path: Path) -> ModelConf
 
 def _check_count(model: ModelConfig, shapes: Shapes, path: Path) -> None:
     """Raise UserError where the file and the model differ in their number of values, the cheapest check of the architecture."""
-    if isinstance(model, CnnConfig):  # its file also holds BatchNorm's statistics, and carries its model
+    if FAMILIES[model.family].has_statistics:  # its file also holds BatchNorm's statistics, and carries its model
         return
     side, classes = image_size_of(model, shapes), classes_of(shapes)
     wanted = count_params(model, side, classes)

@@ -5,9 +5,9 @@ Models and objectives may be written as names; expand.py makes entries of them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, Union
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, create_model, model_validator
 
 from orchestrator.spec.kinds import INTERNAL
 from orchestrator.spec.values import Count, PresetName, Size, Written
@@ -91,19 +91,30 @@ class RecipeSpec(Frozen):
         return self.model_dump(exclude_none=True)
 
 
-class FamilyRecipes(Frozen):
+class _FamilyRecipes(Frozen):
     """A recipe for each family."""
 
     written: ClassVar = RecipeSpec.written
 
-    vit: RecipeSpec | None = None
-    """The recipe of Vision Transformers."""
-    hybrid: RecipeSpec | None = None
-    """The recipe of hybrids."""
-    resnet: RecipeSpec | None = None
-    """The recipe of BiT ResNets."""
-    cnn: RecipeSpec | None = None
-    """The recipe of the smaller CNNs."""
+    def of(self, family: str) -> RecipeSpec | None:
+        """The recipe of this family, if there is one."""
+        recipe: RecipeSpec | None = getattr(self, family)
+        return recipe
+
+
+if TYPE_CHECKING:
+    FamilyRecipes = _FamilyRecipes
+else:  # one key for each family of the table
+    FamilyRecipes = create_model(
+        "FamilyRecipes",
+        __base__=_FamilyRecipes,
+        __doc__=_FamilyRecipes.__doc__,
+        __module__=__name__,
+        **{
+            name: (RecipeSpec | None, Field(default=None, description=f"The recipe of {family.title}."))
+            for name, family in FAMILIES.items()
+        },
+    )
 
 
 def _recipe_kind(value: Any) -> str:

@@ -16,7 +16,7 @@ from orchestrator.spec.pretrain import Pretrain
 from orchestrator.spec.schema import Study
 from orchestrator.spec.yamltree import Place, YamlTree
 from vitmodel.config.base import UserError
-from vitmodel.config.variants import named_model
+from vitmodel.config.models import named_model
 
 NEEDED = ("data", "resolution", "sizes", "lengths", "recipe")  # of `pretrain`, where a model is trained
 

@@ -15,8 +15,7 @@ from orchestrator.spec.schema import ExternalData, Study
 from orchestrator.verdicts.answers import CurvePoint
 from orchestrator.verdicts.evidence import Evidence
 from vitmodel.config.base import UserError
-from vitmodel.config.models import ModelConfig
-from vitmodel.config.variants import named_model
+from vitmodel.config.models import ModelConfig, named_model
 from vitmodel.data import generated
 from vitmodel.flops.count import TRAIN_FACTOR, count_params, forward_flops
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from vitmodel.config import hyperrule
 from vitmodel.config.base import UserError, suggest
+from vitmodel.config.families.encoder import EncoderConfig
 from vitmodel.config.models import ModelConfig
 from vitmodel.config.recipe import Recipe
 
@@ -162,7 +163,7 @@ def resolve_recipe(preset: str, model: ModelConfig, overrides: dict[str, Any], *
             f"unknown recipe {preset!r}{suggest(preset, list(PRESETS))}", field="recipe", allowed=", ".join(PRESETS)
         )
     keys = {**PRESETS[preset], **_of_examples(preset, examples), **overrides}
-    if keys.get("layer_decay", 1.0) != 1.0 and model.family not in ("vit", "hybrid"):
+    if keys.get("layer_decay", 1.0) != 1.0 and not isinstance(model, EncoderConfig):
         message = f"layer_decay scales the rates of an encoder's blocks, which {model.variant} does not have"
         raise UserError(message, field="recipe", allowed="layer_decay: 1")
     per_256 = keys.pop("lr_per_256", None)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Protocol
+
 import torch
 
 from vitmodel.config.base import UserError
-from vitmodel.config.models import CnnConfig, HybridConfig, ModelConfig, ResNetConfig
+from vitmodel.config.families.encoder import EncoderConfig
+from vitmodel.config.models import FAMILIES, ModelConfig, check_image_size
 from vitmodel.config.objectives import Mae, Objective, Supervised
-from vitmodel.flops.grid import check_image_size, patch_grid
-from vitmodel.models.cnn import Cnn
-from vitmodel.models.hybrid import HybridEmbed
+from vitmodel.models.classifier import Classifier
 from vitmodel.models.masked import MaskedAutoencoder, MaskedPatchPredictor
-from vitmodel.models.resnet import ResNet
-from vitmodel.models.vit import PatchEmbed, ViT
+from vitmodel.models.vit import ViT
 
-Module = ViT | ResNet | Cnn
+
+class Make(Protocol):
+    """`make` in the module of each family."""
+
+    def __call__(
+        self, model: ModelConfig, sides: tuple[int, int], classes: int, *, dropout: float, stochastic_depth: float
+    ) -> Classifier: ...
 
 
 def build(
@@ -25,11 +32,11 @@ def build(
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
     seed: int | None = None,
-) -> Module:
-    """A fresh module for square images, or for (height, width); with a seed, its weights are a function of that seed alone.
+) -> Classifier:
+    """A new module for square images, or for (height, width). With a seed, its weights depend on that seed only.
 
-    Stochastic depth is the rate of an encoder's last block. Raises UserError where the model cannot take images of this
-    size, or has no residual branches to drop.
+    Stochastic depth is the rate of an encoder's last block. Raises UserError if the model does not support this image
+    size, or stochastic depth.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     for side in (height, width):
@@ -52,12 +59,12 @@ def build_for_training(
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
     seed: int,
-) -> Module | MaskedAutoencoder | MaskedPatchPredictor:
-    """The module that a training optimises: a classifier, or an encoder with what its objective adds (models/masked.py)."""
+) -> Classifier | MaskedAutoencoder | MaskedPatchPredictor:
+    """The module to train: a classifier, or an encoder with the parts that its objective adds (masked.py)."""
     if isinstance(objective, Supervised):
         return build(model, image_size, classes, dropout=dropout, stochastic_depth=stochastic_depth, seed=seed)
     encoder = build(model, image_size, 0, dropout=dropout, stochastic_depth=stochastic_depth, seed=seed)
-    assert isinstance(encoder, ViT), "check_objective lets nothing else pass"
+    assert isinstance(encoder, ViT), "check_objective refuses other models"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(objective, Mae):
@@ -65,11 +72,8 @@ def build_for_training(
         return MaskedPatchPredictor(encoder, objective, image_size)
 
 
-def _assemble(model: ModelConfig, sides: tuple[int, int], classes: int, dropout: float, stochastic_depth: float) -> Module:
-    if isinstance(model, ResNetConfig | CnnConfig):
-        if stochastic_depth:
-            raise UserError(f"{model.family} has no stochastic depth", field="stochastic_depth", allowed="0")
-        return ResNet(model, classes, dropout) if isinstance(model, ResNetConfig) else Cnn(model, classes, dropout)
-    embed = HybridEmbed(model) if isinstance(model, HybridConfig) else PatchEmbed(model.width, model.patch)
-    grid = patch_grid(model, sides[0]), patch_grid(model, sides[1])
-    return ViT(model, embed, grid, classes, dropout=dropout, stochastic_depth=stochastic_depth)
+def _assemble(model: ModelConfig, sides: tuple[int, int], classes: int, dropout: float, stochastic_depth: float) -> Classifier:
+    if stochastic_depth and not isinstance(model, EncoderConfig):
+        raise UserError(f"{model.family} has no stochastic depth", field="stochastic_depth", allowed="0")
+    make: Make = import_module(FAMILIES[model.family].module).make
+    return make(model, sides, classes, dropout=dropout, stochastic_depth=stochastic_depth)

@@ -1,4 +1,4 @@
-"""The smaller CNNs: AlexNet, MobileNetV2, ResNet-34 and ResNet-50 (with BatchNorm), from the tables of flops/convolutions.py.
+"""The smaller CNNs: AlexNet, MobileNetV2, ResNet-34 and ResNet-50 (with BatchNorm), from the tables of config/families/cnn.py.
 
 Shapes: B batch, C channels, R resolution in pixels per side. BatchNorm's running statistics are fp32 for any precision of
 the weights, and differ between workers until `synchronise_statistics`.
@@ -17,17 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitmodel.config.models import CnnConfig
-from vitmodel.flops.convolutions import (
+from vitmodel.config.families.cnn import (
     ALEXNET_CHANNELS,
     ALEXNET_GRID,
-    Residual,
+    CnnConfig,
     alexnet_stem,
     cnn_block_kind,
     cnn_blocks,
     cnn_features,
     scaled,
 )
+from vitmodel.config.families.convolutions import Residual
+from vitmodel.models.classifier import Classifier
 from vitmodel.models.residual import PostActivation, channels_first
 
 MOMENTUM, EPS = 0.1, 1e-5  # of BatchNorm, as in torchvision
@@ -119,7 +120,7 @@ class InvertedResidual(nn.Module):
         return x_BCRR + y if self.adds_input else y
 
 
-class Cnn(nn.Module):
+class Cnn(Classifier):
     """Images (B, 3, S, S) in [-1, 1] to logits (B, classes). AlexNet's dropout is between its dense layers."""
 
     def __init__(self, config: CnnConfig, classes: int, dropout: float = 0.0) -> None:
@@ -152,6 +153,11 @@ class Cnn(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+
+def make(model: CnnConfig, sides: tuple[int, int], classes: int, *, dropout: float, stochastic_depth: float) -> Cnn:
+    """A CNN for images of any size. It has no stochastic depth."""
+    return Cnn(model, classes, dropout)
 
 
 def _recompute_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

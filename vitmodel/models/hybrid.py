@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel.config.models import HybridConfig
-from vitmodel.flops.convolutions import hybrid_blocks, hybrid_features
+from vitmodel.config.families.hybrid import HybridConfig, hybrid_blocks
 from vitmodel.models.residual import PostActivation, channels_first
-from vitmodel.models.vit import PatchEmbed
+from vitmodel.models.vit import PatchEmbed, ViT
 
 STANDARDISATION_EPS = 1e-5  # official hybrids: added to the standard deviation, not to the variance
 GROUP_NORM_EPS = 1e-6
@@ -64,7 +63,7 @@ class HybridEmbed(PatchEmbed):
     """Image to a sequence of linearly embedded patches of the ResNet's map."""
 
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__(config.width, config.patch, hybrid_features(config))
+        super().__init__(config.width, config.patch, config.patch_channels)
         self.backbone = Backbone(config)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -78,3 +77,9 @@ class HybridEmbed(PatchEmbed):
                 nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             elif isinstance(module, PostActivation):
                 nn.init.zeros_(module.norms[-1].get_parameter("weight"))
+
+
+def make(model: HybridConfig, sides: tuple[int, int], classes: int, *, dropout: float, stochastic_depth: float) -> ViT:
+    """A hybrid for images of these (height, width)."""
+    grid = model.patch_grid(sides[0]), model.patch_grid(sides[1])
+    return ViT(model, HybridEmbed(model), grid, classes, dropout=dropout, stochastic_depth=stochastic_depth)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel.config.models import EncoderConfig
+from vitmodel.config.families.encoder import EncoderConfig
 from vitmodel.config.objectives import Mae, MaskedPatch
 from vitmodel.flops.objectives import COLOURS, corruption, decoder_of, visible_patches
 from vitmodel.models.masked_targets import colour_classes, normalised_patches, sine_positions

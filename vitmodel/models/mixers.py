@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel.config.models import EncoderConfig
+from vitmodel.config.families.encoder import EncoderConfig
 
 Grid = tuple[int, int]  # rows, columns
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitmodel.flops.convolutions import Residual
+from vitmodel.config.families.convolutions import Residual
 
 MakeConv = Callable[[int, int, int, int], nn.Module]  # inputs, outputs, kernel, stride
 MakeNorm = Callable[[int], nn.Module]  # channels

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitmodel.config.models import ResNetConfig
-from vitmodel.flops.convolutions import resnet_blocks, resnet_features
+from vitmodel.config.families.resnet import ResNetConfig, resnet_blocks, resnet_features
+from vitmodel.models.classifier import Classifier
 from vitmodel.models.residual import channels_first
 
 STANDARDISATION_EPS = 1e-10  # official BiT: added to the variance
@@ -68,7 +68,7 @@ class Stem(nn.Module):
         return F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2) if self.pool else x
 
 
-class ResNet(nn.Module):
+class ResNet(Classifier):
     """Images (B, 3, S, S) in [-1, 1] to logits (B, classes)."""
 
     def __init__(self, config: ResNetConfig, classes: int, dropout: float = 0.0) -> None:
@@ -101,3 +101,8 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+
+def make(model: ResNetConfig, sides: tuple[int, int], classes: int, *, dropout: float, stochastic_depth: float) -> ResNet:
+    """A ResNet for images of any size. It has no stochastic depth."""
+    return ResNet(model, classes, dropout)

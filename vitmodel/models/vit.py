@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitmodel.config.models import EncoderConfig
+from vitmodel.config.families.encoder import EncoderConfig
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.models.classifier import Classifier
 from vitmodel.models.mixers import Grid, make_mixer
 
 
@@ -101,7 +103,7 @@ class PatchEmbed(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
 
-class ViT(nn.Module):
+class ViT(Classifier):
     """Images (B, 3, S, S) in [-1, 1] to logits (B, C); with 0 classes to features.
 
     `patch_embed` makes the grid of tokens. Stochastic depth grows linearly from 0 at the first block to its rate at the last.
@@ -138,7 +140,7 @@ class ViT(nn.Module):
         return self.drop(patches_BTD + self.pos_embed)
 
     def encode(self, x_BTD: Tensor, first: int | None = None) -> Tensor:
-        """All blocks and the last norm, for all tokens or the `first`. With mixer full, any subset of tokens is a valid input."""
+        """All blocks and the last norm, for all tokens or the `first`. With mixer full, any subset of tokens is valid."""
         return self.norm(run_blocks(self.blocks, x_BTD, self.activation_checkpointing and self.training, first))
 
     def features(self, images: Tensor) -> Tensor:
@@ -166,3 +168,10 @@ class ViT(nn.Module):
         if isinstance(self.head, nn.Linear):
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
+
+
+def make(model: ViTConfig, sides: tuple[int, int], classes: int, *, dropout: float, stochastic_depth: float) -> ViT:
+    """A ViT for images of these (height, width)."""
+    grid = model.patch_grid(sides[0]), model.patch_grid(sides[1])
+    embed = PatchEmbed(model.width, model.patch)
+    return ViT(model, embed, grid, classes, dropout=dropout, stochastic_depth=stochastic_depth)

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitmodel.config.models import HybridConfig, ViTConfig
+from vitmodel.config.families.encoder import PatchEncoderConfig
 from vitmodel.config.objectives import Supervised
 from vitmodel.config.run import RunConfig
 from vitmodel.data.masks import patch_order
 from vitmodel.data.mixing import Targets, mixed_loss
 from vitmodel.data.order import Batch
-from vitmodel.flops.grid import patch_grid
 from vitmodel.training.evaluate import classification_scores
 
 
@@ -69,8 +68,8 @@ def make_objective(config: RunConfig) -> Objective:
     assert config.recipe is not None
     if isinstance(config.objective, Supervised):
         return Classification(label_smoothing=config.recipe.label_smoothing)
-    assert isinstance(config.model, ViTConfig | HybridConfig), "check_objective refuses other models"
-    return Reconstruction(seed=config.seed, patches=patch_grid(config.model, config.image_size) ** 2)
+    assert isinstance(config.model, PatchEncoderConfig), "check_objective refuses other models"
+    return Reconstruction(seed=config.seed, patches=config.model.patch_grid(config.image_size) ** 2)
 
 
 def _precision(engine: Any) -> torch.dtype:

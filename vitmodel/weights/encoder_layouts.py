@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vitmodel.config.models import HybridConfig, ViTConfig
+from vitmodel.config.families.hybrid import HybridConfig
+from vitmodel.config.families.vit import ViTConfig
 from vitmodel.weights.tensor_forms import (
     CONV,
     OUT_KERNEL,

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitmodel.config.models import HybridConfig, ModelConfig, ViTConfig
+from vitmodel.config.families.hybrid import HybridConfig
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.config.models import ModelConfig
 from vitmodel.files import atomic_path
 from vitmodel.models.build import build
 from vitmodel.weights.files import published, read_tensors

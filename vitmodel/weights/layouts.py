@@ -9,7 +9,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from vitmodel.config.base import UserError
-from vitmodel.config.models import HybridConfig, ModelConfig, ResNetConfig, ViTConfig
+from vitmodel.config.families.hybrid import HybridConfig
+from vitmodel.config.families.resnet import ResNetConfig
+from vitmodel.config.families.vit import ViTConfig
+from vitmodel.config.models import ModelConfig
 from vitmodel.weights.encoder_layouts import encoder_hf, encoder_official, encoder_timm
 from vitmodel.weights.recognise import Layout
 from vitmodel.weights.resnet_layouts import backbone_official, backbone_timm, bit_official, bit_timm

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitmodel.config.base import UserError
-from vitmodel.config.models import HybridConfig, ModelConfig, ViTConfig
-from vitmodel.config.variants import VIT_SIZES
+from vitmodel.config.families.hybrid import HybridConfig
+from vitmodel.config.families.vit import VIT_SIZES, ViTConfig
+from vitmodel.config.models import ModelConfig
 
 Layout = Literal["official", "timm", "hf"]
 LAYOUTS: tuple[Layout, ...] = ("official", "timm", "hf")

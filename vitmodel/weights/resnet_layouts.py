@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vitmodel.config.models import HybridConfig, ResNetConfig
-from vitmodel.flops.convolutions import hybrid_blocks, resnet_blocks
+from vitmodel.config.families.hybrid import HybridConfig, hybrid_blocks
+from vitmodel.config.families.resnet import ResNetConfig, resnet_blocks
 from vitmodel.weights.tensor_forms import CONV, DENSE_HWIO, DENSE_OIHW, SAME, Entry, weight_and_bias
 
 

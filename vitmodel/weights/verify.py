@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vitmodel.config.base import UserError
 from vitmodel.config.models import ModelConfig
-from vitmodel.models.build import Module, build
+from vitmodel.models.build import build
+from vitmodel.models.classifier import Classifier
 from vitmodel.weights.files import published, read_tensors
 from vitmodel.weights.interchange import heads_of, import_weights, native_model
 from vitmodel.weights.layouts import entries_of, from_layout, to_layout
@@ -82,7 +83,7 @@ def logit_difference(
     return float((logits[0] - logits[1]).abs().max()), float(logits[0].abs().max())
 
 
-def module(model: ModelConfig, state: dict[str, Tensor]) -> Module:
+def module(model: ModelConfig, state: dict[str, Tensor]) -> Classifier:
     """The module with these weights, in evaluation mode, for images of the size that they fit."""
     with torch.device("meta"):
         built = build(model, image_size_of_state(model, state), classes_of(_shapes(state)))

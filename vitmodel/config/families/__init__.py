@@ -1,0 +1,1 @@
+"""One module for each model family: its configuration, published names, parameter and FLOP counts. No torch."""
