@@ -27,8 +27,6 @@ def test_a_study_has_every_key_of_a_recipe() -> None:
     assert set(RecipeSpec.model_fields) == set(Recipe.model_fields)
 
 
-# --- presets --------------------------------------------------------------------------------------------------
-
 AUGREG = {  # Steiner et al. 2021: RandAugment (layers, magnitude) and mixup
     "none": (0, 0, 0.0),
     "light1": (2, 0, 0.0),
@@ -149,7 +147,7 @@ def test_a_study_by_the_hyperrule(write_study: WriteStudy) -> None:
         content["datasets"]["pets"] = {"url": "/nowhere", "train": 3680, "classes": 37}
         content["transfer"]["tasks"] = ["pets"]
 
-    with pytest.raises(UserError, match="size of pets's images: give its image_size") as caught:
+    with pytest.raises(UserError, match="size of pets's images; state its image_size") as caught:
         plan_of(write_study(without_size))
     assert caught.value.line is not None
 
@@ -212,7 +210,11 @@ WRONG = {
     "value": (vary(dropout=1.5), "1.5 is out of range (allowed: a number from 0 to below 1", "dropout"),
     "value in a list": (vary(mixup=[0.2, -1.0]), "-1 is out of range (allowed: a number, 0 or more", "mixup[1]"),
     "word": (vary(schedule="cosinus"), "did you mean cosine?", "schedule"),
-    "alone in its lane": (lambda c: (vary(mixup=0.2)(c), c["pretrain"].update(lanes=32)), "gives each one alone", "lanes"),
+    "alone in its lane": (
+        lambda c: (vary(mixup=0.2)(c), c["pretrain"].update(lanes=32)),
+        "a batch of 32 has one image for each of 32 lanes",
+        "lanes",
+    ),
     "no residual branches": (
         lambda c: c["pretrain"]["recipe"]["resnet"].update(stochastic_depth=0.1),
         "resnet has no stochastic depth",

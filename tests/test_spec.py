@@ -125,7 +125,7 @@ MISTAKES = {
         "sizes: [128, 256]",
         "sizes: [128, 256]\n  exclude: [{model: R9}]",
         9,
-        "excludes nothing",
+        "this entry excludes nothing",
     ),
     "not yaml": ("sizes: [128, 256]", "sizes: [128, 256", 9, "not valid YAML: expected ',' or ']'"),
     "a tab": ("  data: fractals", "\tdata: fractals", 6, "indent with spaces, not tabs"),

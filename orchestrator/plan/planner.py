@@ -1,4 +1,4 @@
-"""From one point of a study's grid to its cell: the pretraining, or the import in its place, and all that starts from it."""
+"""From one grid point of a study to its cell: the pretraining, or the import in its place, and all runs that start from it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from vitmodel.flops.count import TRAIN_FACTOR, count_params, forward_flops
 from vitmodel.flops.objectives import check_objective, complete
 
 DEFAULT_LANES = 64
-IMPORTED = "imported"  # stands for the dataset and the length of a pretraining that nobody here knows
+IMPORTED = "imported"  # in place of the dataset and the length of an unknown pretraining
 
 
 class Planner:
-    """Resolves one study's points to runs."""
+    """Resolves the grid points of one study to runs."""
 
     def __init__(self, file: StudyFile, storage: Path, retry_policy: RetryPolicy = PLANNING) -> None:
         self.file, self.study = file, file.study
@@ -53,7 +53,7 @@ class Planner:
         return Cell(pretrain=pretrain, children=tuple(self._children(entry, pretrain, point.seed)))
 
     def _import(self, entry: ModelEntry, file: InitFile) -> Run:
-        """Weights from a file in place of a pretraining: nothing is trained, and what it once cost is not known."""
+        """Weights from a file in place of a pretraining: nothing is trained, and the cost of the pretraining is unknown."""
         transfer, model = self.study.transfer, entry.model
         config = RunConfig(
             phase="import",
@@ -70,13 +70,13 @@ class Planner:
         group = budget.group_for(model, pixels, file.classes, recipe, self.study.resources)
         return replace(self._run(config, group, IMPORTED, 0.0), dataset=IMPORTED, source=file.path)
 
-    def _pretrain(self, entry: ModelEntry, its: ObjectiveEntry, point: GridPoint) -> Run:
+    def _pretrain(self, entry: ModelEntry, objective_entry: ObjectiveEntry, point: GridPoint) -> Run:
         pretrain = self.study.pretrain
         source = self.data[pretrain.data]
         images = resolve_size(point.size, source.train)
         check_image_size(entry.model, pretrain.resolution)
         recipe = resolve(point.recipe, entry.model, images)
-        objective = complete(its.objective, entry.model)
+        objective = complete(objective_entry.objective, entry.model)
         check_objective(objective, entry.model, pretrain.resolution, recipe)
         config = RunConfig(
             phase="pretrain",
@@ -108,7 +108,7 @@ class Planner:
         for task in probe.tasks if probe else ():
             for shots in probe.shots if probe else ():
                 if shots * self.data[task].classes > self.data[task].train:
-                    raise self.file.tree.error(f"{task} has fewer than {shots} images a class", ("probe", "shots"))
+                    raise self.file.tree.error(f"{task} has fewer than {shots} images per class", ("probe", "shots"))
                 yield self._probe(entry, parent, task, shots, seed)
 
     def _finetunes(self, entry: ModelEntry, parent: Run, task: str, seed: int) -> Iterator[Run]:
@@ -149,7 +149,7 @@ class Planner:
         if transfer.resolution != "hyperrule":
             return transfer.resolution
         if image_size is None:
-            raise UserError(f"the hyper-rule needs the size of {task}'s images: give its image_size", field="resolution")
+            raise UserError(f"the hyper-rule needs the size of {task}'s images; state its image_size", field="resolution")
         return hyperrule_resolution(image_size)
 
     def _probe(self, entry: ModelEntry, parent: Run, task: str, shots: int, seed: int) -> Run:
@@ -193,7 +193,8 @@ class Planner:
             raise UserError(f"{lanes} lanes need at least as many images, not {size}", field="lanes")
         if recipe and (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2 * lanes:
             raise UserError(
-                f"mixup and cutmix pair images of one lane: batch {recipe.batch_size} over {lanes} lanes gives each one alone",
+                f"mixup and cutmix pair images of one lane, but a batch of {recipe.batch_size} has one image for each of "
+                f"{lanes} lanes",
                 field="lanes",
                 allowed=f"{recipe.batch_size // 2} lanes or fewer",
             )
@@ -209,14 +210,14 @@ class Planner:
         )
 
     def _with_precision(self, recipe: Recipe) -> Recipe:
-        """`auto` decided by the device: it changes the numbers, so it belongs to the identity."""
+        """`precision: auto` resolved by the device. It changes the numbers, so it is part of the identity."""
         if recipe.precision != "auto":
             return recipe
         is_gpu = device_of(self.study.resources).is_gpu
         return recipe.model_copy(update={"precision": "bf16" if is_gpu else "fp32"})
 
     def _placed(self, error: UserError, place: Place, size: Size, family: str, objective: int = 0) -> UserError:
-        """The error with the line of whatever asked for it: by its field, else the place that was being planned."""
+        """The error with the line of the key that caused it: by the error's field, else the place that was being planned."""
         pretrain = self.study.pretrain
         places: dict[str, Place] = {
             "sizes": ("pretrain", "sizes", pretrain.sizes.index(size) if size in pretrain.sizes else 0),
@@ -228,11 +229,11 @@ class Planner:
         }
         section, _, key = error.field.partition(".")  # recipe.lr: the key of a recipe
         where = (*places.get(section, place), key) if key else places.get(section, place)
-        return self.file.tree.error(error.message, where, error.allowed)
+        return self.file.tree.error(error.message, where, error.allowed, example=error.example)
 
 
 def _default_lanes(recipe: Recipe | None) -> int:
-    """As many as the batch fills evenly; half of them where images are mixed and a lane would give one alone."""
+    """The greatest common divisor of the batch and 64; half of it where images are mixed and a lane would have only one."""
     if recipe is None:
         return 1
     lanes = math.gcd(recipe.batch_size, DEFAULT_LANES)

@@ -1,6 +1,6 @@
-"""Recipes of a study as an axis: a recipe key with a list of values stands for one recipe a value.
+"""Recipes of a study as an axis: a recipe key with a list of values makes one recipe for each value.
 
-Knows the study's recipe keys and presets; where a recipe does not fit its model, it says so before anything runs.
+Knows the study's recipe keys and the presets. A recipe that does not fit its model is refused when the study is planned.
 """
 
 from __future__ import annotations
@@ -12,45 +12,47 @@ from orchestrator.spec.pretrain import FamilyRecipes, ModelEntry, RecipeSpec
 from vitmodel.config.base import UserError
 from vitmodel.config.families.encoder import EncoderConfig
 from vitmodel.config.models import FAMILIES, ModelConfig
-from vitmodel.config.presets import resolve_recipe
+from vitmodel.config.presets import PRESETS, resolve_recipe
 from vitmodel.config.recipe import Recipe
 
 
 class Choice(NamedTuple):
-    """One recipe of an axis. `label` tells it from the others: `weight_decay=0.1`; empty where it is the only one."""
+    """One recipe of an axis. `label` distinguishes it from the others: `weight_decay=0.1`; empty where it is the only one."""
 
     label: str
-    keys: tuple[tuple[str, Any], ...]  # preset and the study's own values
+    keys: tuple[tuple[str, Any], ...]  # preset and the keys that the study states
 
 
 def choices(
     section: RecipeSpec | FamilyRecipes, family: str, *own: RecipeSpec, names: RecipeSpec | None = None
 ) -> list[Choice]:
-    """All recipes of a model of this family: the section's keys, then what a model, an objective or a task has of its own,
-    the last one first; one for each combination of listed values. Who names another preset starts afresh from it.
+    """All recipes of a model of this family, one for each combination of listed values.
 
-    The keys of `names` are part of the label: a model's own, where another of its name stands beside it.
-    Raises UserError where the section has no recipe for the family, or no preset.
+    The section's keys are overridden by those of a model, an objective or a task (`own`, the last one has precedence). A spec
+    with another preset replaces all keys before it. `names`: the keys of a model that is listed several times, which become
+    part of the label. Raises UserError where the section has no recipe for the family, or no preset.
     """
     base = section if isinstance(section, RecipeSpec) else section.of(family)
     if base is None:
-        raise UserError(f"no recipe for family {family}", field="recipe", allowed=", ".join(FAMILIES))
+        allowed = f"one recipe for all models, or one for each of the families {', '.join(FAMILIES)}"
+        example = f"{family}: {{preset: vit_finetune}}"
+        raise UserError(f"no recipe for family {family}", field="recipe", allowed=allowed, example=example)
     keys: dict[str, Any] = {}
     for spec in (base, *own):
-        kept = keys if spec.preset in (None, keys.get("preset")) else {}
-        keys = {**kept, **spec.given()}
+        inherited = keys if spec.preset in (None, keys.get("preset")) else {}
+        keys = {**inherited, **spec.given()}
     if "preset" not in keys:
-        raise UserError("a recipe needs a preset", field="recipe")
+        raise UserError("the recipe has no preset", field="recipe", allowed=", ".join(PRESETS), example="preset: augreg")
     axes = {name: value if isinstance(value, tuple) else (value,) for name, value in keys.items()}
     named = [name for name in axes if len(axes[name]) > 1 or (names is not None and name in names.given())]
-    found = [tuple(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    return [Choice(" ".join(f"{name}={_text(dict(point)[name])}" for name in named), point) for point in found]
+    combinations = [tuple(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return [Choice(" ".join(f"{name}={_text(dict(keys)[name])}" for name in named), keys) for keys in combinations]
 
 
 def resolve(choice: Choice, model: ModelConfig, examples: int) -> Recipe:
-    """The recipe of this choice for one model and so many training examples.
+    """The recipe of this choice for one model and a number of training images.
 
-    Raises UserError for values, and for regularisation of this model, that cannot be.
+    Raises UserError where the model or the batch does not support it.
     """
     keys = dict(choice.keys)
     recipe = resolve_recipe(keys.pop("preset"), model, keys, examples=examples)
