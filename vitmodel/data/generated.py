@@ -19,22 +19,34 @@ class FractalConfig(Frozen):
     and its images are drawn with perturbed parameters."""
 
     generate: Literal["fractals"]
-    classes: int = Field(gt=1, le=100_000)
-    train: int = Field(gt=0)
-    val: int = Field(gt=0)
+    """The generator's name."""
+    classes: int = Field(gt=1, le=100_000, examples=["256"])
+    """Number of classes."""
+    train: int = Field(gt=0, examples=["18000"])
+    """Number of training images."""
+    val: int = Field(gt=0, examples=["2048"])
+    """Number of validation images."""
     image_size: int = Field(default=32, ge=8, le=512)
-    variation: float = Field(default=0.2, ge=0, le=0.5)  # each parameter is scaled by 1 +- this (FractalDB: 0.2)
+    """Pixels per side."""
+    variation: float = Field(default=0.2, ge=0, le=0.5)
+    """Each parameter of a class is scaled by 1 plus or minus this share (FractalDB: 0.2)."""
     points: int = Field(default=1536, ge=64)
+    """Points that are drawn per image."""
     seed: int = 0
+    """Seed of the classes and of the images."""
 
 
 class DigitsConfig(Frozen):
     """scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998, UCI), real 8 x 8 images, enlarged."""
 
     generate: Literal["digits"]
+    """The generator's name."""
     image_size: int = Field(default=32, ge=8, le=512)
+    """Pixels per side; the stored images are 8 x 8 and are enlarged."""
     train_fraction: float = Field(default=0.6, gt=0, lt=1)
+    """Share of each class that is in the train split; the rest is the test split."""
     seed: int = 0
+    """Seed of the split."""
 
 
 GeneratedConfig = FractalConfig | DigitsConfig

@@ -38,10 +38,15 @@ class CnnConfig(Frozen):
     """The smaller CNNs of the field, with BatchNorm where they have a norm."""
 
     family: Literal["cnn"]
-    variant: str
-    architecture: Architecture
-    width_factor: float = Field(default=1.0, gt=0)  # scales all channels
-    stem: Literal["imagenet", "small"] = "imagenet"  # small: for images of 32 to 64 px, smaller strides at the start
+    """The family's name."""
+    variant: str = Field(examples=["MobileNetV2 half"])
+    """Name of the model in results; it does not enter run ids."""
+    architecture: Architecture = Field(examples=["mobilenetv2"])
+    """Architecture of the layers."""
+    width_factor: float = Field(default=1.0, gt=0)
+    """Factor on all channels."""
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """First layer; small: smaller strides at the start, for images of 32 to 64 pixels."""
 
 
 def scaled(model: CnnConfig, channels: int) -> int:

@@ -12,16 +12,26 @@ from vitmodel.config.base import Frozen, UserError
 class EncoderConfig(Frozen):
     """The pre-LayerNorm encoder and its head (Dosovitskiy et al. 2021, equations 1 to 4), of any size."""
 
-    width: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    mlp_dim: int = Field(gt=0)
-    heads: int = Field(gt=0)
+    width: int = Field(gt=0, examples=["384"])
+    """Width of the tokens."""
+    depth: int = Field(gt=0, examples=["12"])
+    """Number of blocks."""
+    mlp_dim: int = Field(gt=0, examples=["1536"])
+    """Width of the MLPs' hidden layer."""
+    heads: int = Field(gt=0, examples=["6"])
+    """Attention heads; they must divide the width."""
     pooling: Literal["cls", "gap"] = "cls"
-    gelu: Literal["tanh", "erf"] = "tanh"  # official code: tanh; timm and Hugging Face: erf
+    """What the head reads: the class token, or the mean over the patches (global average pooling)."""
+    gelu: Literal["tanh", "erf"] = "tanh"
+    """Form of the GELU: tanh as in the official code, erf as in timm and Hugging Face."""
     layer_norm_eps: float = Field(default=1e-6, gt=0)
-    pre_logits: int = Field(default=0, ge=0)  # width of the tanh layer before the head; 0: none
-    mixer: Literal["full", "window", "axial", "pooling", "mlp"] = "full"  # token mixer: models/mixers.py
-    window: int = Field(default=7, gt=0)  # side in tokens, for mixer window
+    """Epsilon of the LayerNorms."""
+    pre_logits: int = Field(default=0, ge=0)
+    """Width of the tanh layer before the head; 0: none."""
+    mixer: Literal["full", "window", "axial", "pooling", "mlp"] = "full"
+    """Token mixer of the blocks; all but full attention need `pooling: gap`."""
+    window: int = Field(default=7, gt=0)
+    """Side of a window in tokens, for `mixer: window`."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -35,7 +45,8 @@ class EncoderConfig(Frozen):
 class PatchEncoderConfig(EncoderConfig):
     """An encoder on the patches of an image or of a feature map."""
 
-    patch: int = Field(gt=0)  # side in pixels of the image or of the map
+    patch: int = Field(gt=0, examples=["16"])
+    """Side of a patch in pixels of the image."""
 
     @property
     def patch_channels(self) -> int:

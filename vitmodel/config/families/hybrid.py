@@ -36,11 +36,17 @@ class HybridConfig(PatchEncoderConfig):
     """Vision Transformer on the feature map of a post-activation ResNet (Dosovitskiy et al. 2021, sections 3.1 and 4.1)."""
 
     family: Literal["hybrid"]
-    variant: str
-    stages: tuple[int, ...]  # bottleneck blocks per stage; each stage after the first halves the map; none: the stem only
+    """The family's name."""
+    variant: str = Field(examples=["H64"])
+    """Name of the model in results; it does not enter run ids."""
+    stages: tuple[int, ...] = Field(examples=["[3, 4, 9]"])
+    """Bottleneck blocks per stage; each stage after the first halves the feature map. An empty list: the stem only."""
     stem_width: int = Field(default=64, gt=0)
+    """Channels of the stem."""
     groups: int = Field(default=32, gt=0)
-    patch: int = Field(default=1, gt=0)  # in pixels of the feature map
+    """Groups of the GroupNorms; they must divide the stem's width."""
+    patch: int = Field(default=1, gt=0)
+    """Side of a patch in pixels of the feature map."""
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> Self:

@@ -25,12 +25,19 @@ class ResNetConfig(Frozen):
     """BiT ResNet-v2: pre-activation, GroupNorm, weight standardisation (Kolesnikov et al. 2020, section 3.1)."""
 
     family: Literal["resnet"]
-    variant: str
-    stages: tuple[int, ...] = Field(min_length=1)  # blocks per stage; each stage after the first halves the image
-    width: int = Field(gt=0)  # channels of the stem; stage s has width * 2^s
+    """The family's name."""
+    variant: str = Field(examples=["R16"])
+    """Name of the model in results; it does not enter run ids."""
+    stages: tuple[int, ...] = Field(min_length=1, examples=["[3, 4, 6, 3]"])
+    """Blocks per stage; each stage after the first halves the image."""
+    width: int = Field(gt=0, examples=["64"])
+    """Channels of the stem; stage s has width * 2^s, counted from 0."""
     block: Literal["bottleneck", "basic"] = "bottleneck"
-    stem: Literal["imagenet", "stride2", "stride1"] = "imagenet"  # 7x7 s2 + pool | 3x3 s2 | 3x3 s1
+    """Kind of the blocks."""
+    stem: Literal["imagenet", "stride2", "stride1"] = "imagenet"
+    """First layer: imagenet: 7 x 7 with stride 2, and a pool; stride2 and stride1: 3 x 3, for small images."""
     groups: int = Field(default=32, gt=0)
+    """Groups of the GroupNorms; they must divide the width."""
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> Self:

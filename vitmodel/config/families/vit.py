@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
+from pydantic import Field
+
 from vitmodel.config.base import UserError
 from vitmodel.config.families.encoder import (
     PatchEncoderConfig,
@@ -37,7 +39,9 @@ class ViTConfig(PatchEncoderConfig):
     """Vision Transformer on patches of pixels (Dosovitskiy et al. 2021, section 3.1)."""
 
     family: Literal["vit"]
-    variant: str
+    """The family's name."""
+    variant: str = Field(examples=["V64/8"])
+    """Name of the model in results; it does not enter run ids."""
 
 
 def encoder_size(size: str) -> dict[str, Any]:
