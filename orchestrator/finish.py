@@ -76,7 +76,7 @@ def finish(prepared: Prepared, follow: Follow, started: float, *, has_worked: bo
 
     `started`: Unix time of the command. Returns the number of runs by state.
     """
-    report = write_report(prepared, follow.efficiency(started))
+    report = write_report(prepared, follow.efficiency(started) if has_worked else None)
     states = Counter(State(state) for state in report.frame["status"].astype(str))
     if has_worked:
         follow.notifier.send("done", states)

@@ -23,6 +23,7 @@ from orchestrator.cli import app
 from orchestrator.plan.records import RunFacts
 from orchestrator.store.layout import RunFolder, Store
 from orchestrator.store.state import State
+from orchestrator.tracking import mlflow as mlflow_module
 from orchestrator.tracking.cursor import Cursor, TrackedRun
 from orchestrator.tracking.mlflow import Follower, tracking_uri
 from vitmodel.files import write_json
@@ -301,6 +302,30 @@ def test_a_driver_that_is_killed_while_it_creates_the_database(tmp_path: Path) -
     train(store, "pretrain-a", range(1, 3))
     assert Follower(store, PLAN, uri).finish([], {})
     assert len(loss_curve(MlflowClient(uri), runs_of(MlflowClient(uri))["pretrain-a"].info.run_id)) == 2
+
+
+def test_nothing_new_contacts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run of a finished study does not wait for MLflow; another report, or another run, is sent."""
+    store, report = Store(tmp_path), tmp_path / "report.html"
+    uri = tracking_uri("auto", store)
+    for run_id in ("pretrain-a", "finetune-b", "probe-c"):
+        train(store, run_id, range(1, 3))
+        finish(store, run_id)
+    report.write_text("first")
+    assert Follower(store, PLAN, uri).finish([report], {"runs.DONE": "3"})
+
+    def refuse(address: str) -> None:
+        raise ConnectionError(address)
+
+    monkeypatch.setattr(mlflow_module, "mlflow_client", refuse)
+    assert Follower(store, PLAN, uri).finish([report], {"runs.DONE": "3"})
+    report.write_text("second")
+    assert not Follower(store, PLAN, uri).finish([report], {"runs.DONE": "3"}, seconds=0.2)
+    report.write_text("first")
+    store.run("probe-c").begin(run_record("probe-c"))
+    store.run("probe-c").finish(run_result("probe-c", metrics={"eval/top1": 0.6}))
+    (store.run("probe-c").path / "result.json").unlink()
+    assert not Follower(store, PLAN, uri).finish([report], {"runs.DONE": "3"}, seconds=0.2)
 
 
 def test_a_damaged_cursor_is_not_trusted(tmp_path: Path) -> None:

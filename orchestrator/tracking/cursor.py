@@ -35,6 +35,7 @@ class CursorFile(Record):
     uri: str
     experiment: str = ""
     parent: str = ""  # MLflow's id of the study's own run
+    report: str = ""  # hash of the report that MLflow has
     token: str = ""
     runs: dict[str, TrackedRun] = Field(default_factory=dict)
 
@@ -82,6 +83,15 @@ class Cursor:
     def set_parent(self, parent: str) -> None:
         """Record MLflow's id of the study's own run."""
         self._file = self._file.model_copy(update={"parent": parent})
+
+    @property
+    def report(self) -> str:
+        return self._file.report
+
+    def set_report(self, digest: str) -> None:
+        """Record the hash of the report that was sent."""
+        self._file = self._file.model_copy(update={"report": digest})
+        self.save()
 
     def note_creating(self, run_id: str) -> None:
         """A run is about to be created: after a crash the next driver looks for it in MLflow."""

@@ -6,6 +6,8 @@ Study = experiment; the study's parent run has the report; each run is one MLflo
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import threading
 import time
@@ -79,25 +81,45 @@ class Follower:
     def finish(self, files: list[Path], tags: dict[str, str], seconds: float = 20.0) -> bool:
         """Send the rest and the report, and end the parent run. False where MLflow did not accept it within `seconds`.
 
-        In a thread, which a server that never answers may block: it ends with the process.
+        Contacts MLflow only if something changed. In a thread, which a server that never answers may block: it ends with the
+        process.
         """
+        digest = _digest(files, tags)
+        if self._is_complete(digest):
+            return True
         sent = threading.Event()
 
         def send() -> None:
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline and not sent.is_set():
-                if self._finish_once(files, tags):
+                if self._finish_once(files, tags, digest):
                     sent.set()
                 time.sleep(0.0 if sent.is_set() else 0.5)
 
         threading.Thread(target=send, name="finish", daemon=True).start()
         return sent.wait(seconds)
 
-    def _finish_once(self, files: list[Path], tags: dict[str, str]) -> bool:
+    def _is_complete(self, digest: str) -> bool:
+        """Whether MLflow has every run and this report already. False while another thread is sending."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            for change in self._watch.look():
+                known = self._cursor.runs.get(change.folder.run_id)
+                if not (known and known.state == change.state == State.DONE):
+                    self._waiting[change.folder.run_id] = change.folder
+            return not self._waiting and self._cursor.report == digest
+        finally:
+            self._lock.release()
+
+    def _finish_once(self, files: list[Path], tags: dict[str, str], digest: str) -> bool:
         with self._lock:
             self._not_before = 0.0
             self.poll()
-            return not self._waiting and self._client is not None and self._close_parent(files, tags)
+            if self._waiting or self._client is None or not self._close_parent(files, tags):
+                return False
+            self._cursor.set_report(digest)
+            return True
 
     def _connect(self) -> None:
         """Client, experiment and parent run: found again or created."""
@@ -190,6 +212,16 @@ class Follower:
             if run_id != PARENT and run_id not in self._facts and tracked.state == State.RUNNING:
                 self._client.set_terminated(tracked.id, status="KILLED")
                 self._cursor.note_tracked(run_id, tracked.model_copy(update={"state": "KILLED"}))
+
+
+def _digest(files: list[Path], tags: dict[str, str]) -> str:
+    """A hash of the report's files, folders included, and of the tags."""
+    digest = hashlib.sha256(json.dumps(sorted(tags.items())).encode())
+    for path in files:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _existing(client: Any, experiment_id: str) -> dict[str, TrackedRun]:
