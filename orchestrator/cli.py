@@ -7,7 +7,7 @@ import sys
 import typer
 
 from orchestrator import study
-from orchestrator.commands import check, data, diff, doctor, inspect, models, results, studies, weights
+from orchestrator.commands import check, data, diff, doctor, inspect, models, reference, results, studies, weights
 from orchestrator.secrets import redact
 from vitmodel.config.base import UserError
 
@@ -26,6 +26,7 @@ app.add_typer(doctor.app)
 app.add_typer(check.app)
 app.add_typer(models.app)
 app.add_typer(inspect.app)
+app.add_typer(reference.app)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
 

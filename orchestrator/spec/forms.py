@@ -6,6 +6,7 @@ Derived from the schema alone, so that messages (errors.py) and the reference pa
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, get_args
 
 import annotated_types as bounds
@@ -14,6 +15,8 @@ from pydantic.fields import FieldInfo
 
 from orchestrator.spec.kinds import Kind, keys_of, kind_of
 
+PLAIN = re.compile(r"[A-Za-z0-9_./][\w ./%+-]*")  # text that needs no quotes
+NOT_TEXT = re.compile(r"true|false|null|[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 NOUNS: dict[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
 
@@ -146,4 +149,5 @@ def yaml_text(value: Any) -> str:
         return f"[{', '.join(map(yaml_text, value))}]"
     if isinstance(value, float):
         return f"{value:g}"
-    return value if isinstance(value, str) and value else json.dumps(value)
+    is_plain = isinstance(value, str) and PLAIN.fullmatch(value) and not NOT_TEXT.fullmatch(value)
+    return value if is_plain else json.dumps(value, default=str)

@@ -49,7 +49,7 @@ class Tracking(Frozen):
 class Notify(Frozen):
     """A webhook for events of the study."""
 
-    webhook: Annotated[str, AfterValidator(_webhook)] = Field(examples=["${env:WEBHOOK}"])
+    webhook: Annotated[str, AfterValidator(_webhook)] = Field(examples=['"${env:WEBHOOK}"'])
     """Address that gets a small JSON for each event; it is a secret and must be written `${env:NAME}`."""
     on: tuple[Event, ...] = Field(default=EVENTS, min_length=1)
     """Events that are posted."""

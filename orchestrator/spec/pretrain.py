@@ -122,7 +122,9 @@ def _recipe_kind(value: Any) -> str:
 
 
 AnyRecipe = Annotated[
-    Annotated[RecipeSpec, Tag("one")] | Annotated[FamilyRecipes, Tag("by_family")], Discriminator(_recipe_kind)
+    Annotated[RecipeSpec, Tag("one")] | Annotated[FamilyRecipes, Tag("by_family")],
+    Discriminator(_recipe_kind),
+    RecipeSpec.written,
 ]
 
 

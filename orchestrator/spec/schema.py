@@ -39,11 +39,11 @@ class ExternalData(Frozen):
     study's storage."""
     source: str = Field(default="", examples=["/downloads/cifar10"])
     """Folder of the downloaded files, which the study packs when it first runs; needs `describe`."""
-    dev: bool = False
-    """Use the description's development split: a part of train to evaluate on, the rest to train on."""
     describe: str = Field(default="", examples=["cifar10"])
     """Description of the dataset, with counts, classes and licence: the name of a known dataset (`vitscale data known`), or
     a YAML file relative to the study file."""
+    dev: bool = False
+    """Use the description's development split: a part of train to evaluate on, the rest to train on."""
     description: Description | None = Field(default=None, json_schema_extra=INTERNAL)  # of the file that `describe` names
     train: Count | None = Field(default=None, examples=["1281167"])
     """Number of training images. Default: as in the description or the index; required where neither can be read."""
@@ -182,7 +182,9 @@ class Study(Frozen):
     """Webhook for events of the study."""
     on_failure: OnFailure = OnFailure()
     """What happens after a failed run."""
-    on_bad_sample: Literal["fail"] | SkipBad = Field(default="fail", examples=["{skip_up_to: 0.1%}"])
+    on_bad_sample: Annotated[Literal["fail"] | SkipBad, SkipBad.written] = Field(
+        default="fail", examples=["{skip_up_to: 0.1%}"]
+    )
     """What happens with samples that cannot be read: the run fails, or they are replaced up to a share."""
     report: Report = Report()
     """Text at the head of the report."""
