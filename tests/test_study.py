@@ -95,7 +95,7 @@ def test_the_same_command_again_trains_nothing(undisturbed: tuple[Path, Path, su
     before = {path: path.stat().st_mtime_ns for path in (storage / "runs").rglob("*") if path.is_file()}
     done = run_study(study, storage, env=clean_environment())
     assert done.returncode == 0, done.stderr
-    assert "nothing was left to train" in done.stdout
+    assert "all runs were done already: nothing was trained" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in (storage / "runs").rglob("*") if path.is_file()} == before
 
 
