@@ -44,7 +44,7 @@ def runs(first: RunFolder, second: RunFolder) -> Difference:
         second=second.run_id,
         changed=changes(flat(_config(first)), flat(_config(second))),
         provenance=changes(*provenance),
-        metrics=beside(*metrics),
+        metrics=side_by_side(*metrics),
     )
 
 
@@ -56,10 +56,10 @@ def studies(first: Study, second: Study, names: tuple[str, str]) -> Difference:
 
 def changes(first: dict[str, Any], second: dict[str, Any]) -> tuple[Change, ...]:
     """The keys whose values differ, in the order of the first, then what only the second has."""
-    return tuple(change for change in beside(first, second) if change.first != change.second)
+    return tuple(change for change in side_by_side(first, second) if change.first != change.second)
 
 
-def beside(first: dict[str, Any], second: dict[str, Any]) -> tuple[Change, ...]:
+def side_by_side(first: dict[str, Any], second: dict[str, Any]) -> tuple[Change, ...]:
     """Every key of either side, with both values."""
     return tuple(Change(key=k, first=first.get(k, ABSENT), second=second.get(k, ABSENT)) for k in {**first, **second})
 
