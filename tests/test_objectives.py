@@ -172,8 +172,6 @@ def test_positions_of_the_decoder_tell_places_apart() -> None:
     assert torch.equal(positions[0, 8:], positions[10, 8:]), "the second half tells columns"
 
 
-# --- counts ---------------------------------------------------------------------------------------------------
-
 LARGE = [(objective, variant) for objective in (Mae(), PATCH) for variant in ("Ti/16", "B/16", "L/16", "H/14")]
 
 
@@ -347,11 +345,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "unknown": (asked("mea"), r"line \d+: pretrain.objective: unknown objective 'mea', did you mean mae.*masked_patch"),
     "unknown key": (asked({"kind": "mae", "ratio": 0.5}), r"line \d+: .*ratio"),
     "resnet": (resnet_too, r"line \d+: pretrain.objective\[1\]: .*R4 \(resnet\).*exclude: \[\{model: R4, objective: mae\}\]"),
-    "mixer": (model_keys(mixer="axial", pooling="gap"), r"line \d+: .*leaves no grid to mixer axial.*mixer: full"),
+    "mixer": (model_keys(mixer="axial", pooling="gap"), r"line \d+: .*does not support mixer axial.*mixer: full"),
     "pre-logits": (model_keys(pre_logits=8), r"line \d+: .*pre-logits layer.*pre_logits: 0"),
-    "one patch": (model_keys(patch=16), r"line \d+: .*hides 1 of the 1 patches"),
+    "one patch": (model_keys(patch=16), r"line \d+: .*masks 1 of the 1 patches"),
     "labels": (asked({"kind": "mae", "recipe": {"label_smoothing": 0.1}}), r"line \d+: .*no labels.*label_smoothing: 0"),
-    "shares": (asked({"kind": "masked_patch", "masked": 0.9, "other": 0.2}), r"line \d+: .*at most 1 together"),
+    "shares": (asked({"kind": "masked_patch", "masked": 0.9, "other": 0.2}), r"line \d+: .*their sum must not exceed 1"),
     "decoder": (asked({"kind": "mae", "decoder": {"width": 30, "depth": 1, "heads": 4}}), r"line \d+: .*heads 4 must divide"),
 }
 

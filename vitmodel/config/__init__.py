@@ -1,1 +1,1 @@
-"""Frozen configurations of models, objectives, recipes and runs; named variants and presets; schedules. No torch."""
+"""Frozen configurations of models, objectives, recipes and runs; model families; presets and schedules. No torch."""

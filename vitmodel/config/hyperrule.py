@@ -1,24 +1,24 @@
-"""BiT's hyper-rule (Kolesnikov et al. 2020, section 3.3): what fine-tuning takes from the number and the size of the images."""
+"""BiT's hyper-rule (Kolesnikov et al. 2020, section 3.3): fine-tuning settings from the number and the size of the images."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 PRESET = "bit_hyperrule"
-SMALL_IMAGE = 96  # pixels per side; below, images are small
-MEDIUM, LARGE = 20_000, 500_000  # examples from which a task is medium, or large
+SMALL_IMAGE = 96  # pixels per side; smaller images are small
+MEDIUM, LARGE = 20_000, 500_000  # training examples from which a task is medium, or large
 
 
 class HyperRule(NamedTuple):
-    """The rule's answer for one task."""
+    """The settings of one task."""
 
     steps: int  # at batch 512
-    warmup: int  # steps; the paper is silent, these are the published code's
+    warmup: int  # steps; not in the paper, from the published code
     mixup: float
 
 
 def bit_hyperrule(examples: int) -> HyperRule:
-    """Length of the schedule, its warm-up, and mixup, for a task of so many training examples."""
+    """Length of the schedule, warm-up and mixup for a task with this number of training examples."""
     if examples < MEDIUM:
         return HyperRule(steps=500, warmup=100, mixup=0.0)
     return HyperRule(steps=10_000 if examples < LARGE else 20_000, warmup=500, mixup=0.1)

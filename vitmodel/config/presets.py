@@ -30,7 +30,7 @@ JFT_LEARNING_RATES: dict[str, float] = {
     "R50+L/32": 2e-4,
     "R50+L/16": 4e-4,
 }
-# R200x3 is in the paper's Table 6 but not in its Table 3: the rate of the next smaller ResNet.
+# R200x3 is in the paper's Table 6 but not in its Table 3: it gets the rate of the next smaller ResNet.
 JFT_LEARNING_RATES["R200x3"] = 6e-4
 
 _PAPER: dict[str, Any] = {"optimizer": "adamw", "batch_size": 4096, "warmup": 10_000, "augment": "inception", "flip": True}
@@ -38,7 +38,7 @@ _PAPER: dict[str, Any] = {"optimizer": "adamw", "batch_size": 4096, "warmup": 10
 # For images of 32 pixels and models under a million parameters. Chosen by measurement: docs/recipes.md.
 _MICRO: dict[str, Any] = {"optimizer": "adamw", "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.05, "grad_clip": 1.0}
 
-# He et al. 2022, appendix A: rates are given for 256 images a step and grow with the batch (Goyal et al. 2017).
+# He et al. 2022, appendix A: learning rates are for a batch of 256 and scale with the batch (Goyal et al. 2017).
 _MAE: dict[str, Any] = {
     "optimizer": "adamw",
     "schedule": "cosine",
@@ -55,7 +55,7 @@ _MAE_STRONG: dict[str, Any] = {
 }
 
 # Steiner et al. 2021, section 3 and Figure 4: layers and magnitude of RandAugment, and mixup's alpha. Their RandAugment is
-# TensorFlow's; ours is as strong at magnitude 10 and above (data/randaugment.py). The regularised half of their grid
+# TensorFlow's; ours has the same strength at magnitude 10 and above (data/randaugment.py). The regularised half of their grid
 # adds dropout 0.1 and stochastic depth 0.1; weight decay is 0.03 or 0.1.
 _AUGREG: dict[str, tuple[int, float, float]] = {
     "none": (0, 0.0, 0.0),
@@ -79,7 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "micro_resnet": {**_MICRO, "lr": 4e-3, "batch_size": 64, "warmup": 0.3},
     "micro_vit_finetune": {**_MICRO, "lr": 3e-3, "batch_size": 32, "weight_decay": 0.0},
     "micro_resnet_finetune": {**_MICRO, "lr": 4e-3, "batch_size": 32, "weight_decay": 0.0},
-    # ViT paper, Table 3, rows JFT-300M; the learning rate is the model's own.
+    # ViT paper, Table 3, rows JFT-300M; the learning rate depends on the model: JFT_LEARNING_RATES.
     "vit_paper_jft": {**_PAPER, "schedule": "linear", "weight_decay": 0.1},
     # ViT paper, Table 3, rows ImageNet-21k.
     "vit_paper_i21k": {**_PAPER, "lr": 1e-3, "schedule": "linear", "weight_decay": 0.03, "dropout": 0.1},
@@ -103,9 +103,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": "inception",
         "flip": True,
     },
-    # He et al. 2022, Table 8: for 800 epochs, 40 of them warm-up.
+    # He et al. 2022, Table 8, for 800 epochs with 40 of warm-up.
     "mae_pretrain": {**_MAE, "lr_per_256": 1.5e-4, "beta2": 0.95, "batch_size": 4096, "warmup": 0.05},
-    # He et al. 2022, Table 9, ViT-L and ViT-H: for 50 epochs, 5 of them warm-up.
+    # He et al. 2022, Table 9, ViT-L and ViT-H, for 50 epochs with 5 of warm-up.
     "mae_imagenet_finetune": {
         **_MAE,
         **_MAE_STRONG,
@@ -115,7 +115,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup": 0.1,
         "stochastic_depth": 0.1,
     },
-    # He et al. 2022, Table 11, ViT-L and ViT-H from scratch with labels: for 200 epochs, 20 of them warm-up.
+    # He et al. 2022, Table 11, ViT-L and ViT-H from scratch with labels, for 200 epochs with 20 of warm-up.
     "mae_imagenet_scratch": {
         **_MAE,
         **_MAE_STRONG,
@@ -129,7 +129,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "augreg": _augreg("medium2"),
     **{f"augreg_{name}": _augreg(name) for name in _AUGREG},
-    # Table 11 of He et al. 2022 for up to a hundred thousand images: smaller batches, an average over a shorter time.
+    # Table 11 of He et al. 2022 for up to a hundred thousand images: smaller batches, a shorter moving average.
     "small_data": {
         **_MAE,
         **_MAE_STRONG,
@@ -141,7 +141,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stochastic_depth": 0.1,
         "ema": 0.999,
     },
-    # Kolesnikov et al. 2020, section 3.3; steps, resolution, warm-up and mixup are the task's: hyperrule.py.
+    # Kolesnikov et al. 2020, section 3.3; steps, resolution, warm-up and mixup depend on the task: hyperrule.py.
     hyperrule.PRESET: {
         "optimizer": "sgd",
         "lr": 3e-3,
@@ -154,9 +154,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve_recipe(preset: str, model: ModelConfig, overrides: dict[str, Any], *, examples: int | None = None) -> Recipe:
-    """A preset for one model, with a study's overrides on top; the hyper-rule asks for the number of training examples.
+    """A preset for one model, with a study's overrides. `examples`: training examples, which the hyper-rule needs.
 
-    Raises UserError for an unknown name, a missing learning rate or a value that cannot be.
+    Raises UserError for an unknown name, a missing learning rate or an invalid value.
     """
     if preset not in PRESETS:
         raise UserError(
@@ -164,7 +164,7 @@ def resolve_recipe(preset: str, model: ModelConfig, overrides: dict[str, Any], *
         )
     keys = {**PRESETS[preset], **_of_examples(preset, examples), **overrides}
     if keys.get("layer_decay", 1.0) != 1.0 and not isinstance(model, EncoderConfig):
-        message = f"layer_decay scales the rates of an encoder's blocks, which {model.variant} does not have"
+        message = f"layer_decay scales the learning rates of encoder blocks, which {model.variant} does not have"
         raise UserError(message, field="recipe", allowed="layer_decay: 1")
     per_256 = keys.pop("lr_per_256", None)
     if "lr" not in keys:
@@ -178,7 +178,7 @@ def resolve_recipe(preset: str, model: ModelConfig, overrides: dict[str, Any], *
 
 
 def _of_examples(preset: str, examples: int | None) -> dict[str, Any]:
-    """What the hyper-rule adds to its preset."""
+    """The keys that the hyper-rule determines."""
     if preset != hyperrule.PRESET:
         return {}
     if examples is None:
@@ -190,7 +190,7 @@ def _of_examples(preset: str, examples: int | None) -> dict[str, Any]:
 def _learning_rate(preset: str, model: ModelConfig) -> float:
     if model.variant not in JFT_LEARNING_RATES:
         raise UserError(
-            f"recipe {preset} has no learning rate for {model.variant}: give lr",
+            f"recipe {preset} has no learning rate for {model.variant}: set lr",
             field="recipe",
             allowed=", ".join(JFT_LEARNING_RATES),
         )

@@ -1,4 +1,4 @@
-"""Durations to steps, and the learning rate at a step. Pure arithmetic."""
+"""Converts durations to steps, and computes the learning rate of a step. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from vitmodel.config.recipe import Recipe
 
 
-STEP_MARKS = (0.3, 0.6, 0.9)  # of all steps, where `step` decays (Kolesnikov et al. 2020, section 3.3)
+STEP_MARKS = (0.3, 0.6, 0.9)  # fractions of all steps at which `step` decays (Kolesnikov et al. 2020, section 3.3)
 
 
 def steps_of(
     *, batch_size: int, dataset_size: int, epochs: float | None = None, steps: int | None = None, examples: int | None = None
 ) -> int:
-    """Optimizer steps of a duration given in exactly one unit; whole batches only, and at least one."""
+    """Optimizer steps of a duration in exactly one unit: whole batches only, and at least one."""
     given = [value for value in (epochs, steps, examples) if value is not None]
     if len(given) != 1:
-        raise ValueError("a duration has exactly one of epochs, steps, examples")
+        raise ValueError("a duration must have exactly one of epochs, steps and examples")
     if steps is not None:
         return steps
     seen = examples if examples is not None else math.floor((epochs or 0) * dataset_size)
@@ -26,15 +26,15 @@ def steps_of(
 
 
 def span_steps(span: float, total_steps: int) -> int:
-    """A warm-up or cool-down in steps: values below 1 are fractions of the whole."""
+    """A warm-up or cool-down in steps: values below 1 are fractions of all steps."""
     return min(total_steps, round(span * total_steps) if span < 1 else int(span))
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     """Learning rate of optimizer step `step` (from 0): linear warm-up, then the recipe's decay, then its cool-down.
 
-    `linear` and `cosine` end at 0 after the last step; `constant` and `rsqrt` (Zhai et al. 2022) need a cool-down for it;
-    `step` falls by 10 at each of `STEP_MARKS`.
+    `linear` and `cosine` decay to 0 after the last step; `constant` and `rsqrt` (Zhai et al. 2022) do so only with a
+    cool-down; `step` is divided by 10 at each of `STEP_MARKS`.
     """
     warmup, cooldown = span_steps(recipe.warmup, total_steps), span_steps(recipe.cooldown, total_steps)
     if step < warmup:
