@@ -43,7 +43,7 @@ MISTAKES = {
         "width: 16",
         "width: wide",
         11,
-        "'wide' is not a number (allowed: a whole number, 1 or more; example: width: 1)",
+        "'wide' is not a number (allowed: a whole number, 1 or more; example: width: 384)",
     ),
     "text for a number": ("epochs: 2}]", "epochs: '2'}]", 9, "'2' is text, not a number; remove the quotes"),
     "number for text": ("name: tiny", "name: 5", 1, "name 5 is not valid"),
