@@ -37,16 +37,16 @@ def scaling() -> Plan:
 @pytest.mark.parametrize("row", PAPER, ids=lambda r: f"{r['model']}-{r['pretrain_epochs']}")
 def test_pretraining_flops_of_the_papers_table_6(scaling: Plan, row: dict[str, str]) -> None:
     variant = row["model"].replace("ViT-", "").replace("ResNet", "R").replace("R50x1+", "R50+")
-    found = [
+    runs = [
         cell.pretrain
         for cell in scaling.cells
         if cell.pretrain.config.model.variant == variant
         and cell.pretrain.config.data.size == 303_000_000
         and cell.pretrain.length == f"{row['pretrain_epochs']} epochs"
     ]
-    assert len(found) == 1
+    assert len(runs) == 1
     tolerance = 0.025 if row["family"] == "vit" else 0.05
-    assert found[0].train_flops / 1e18 == pytest.approx(float(row["exaflops"]), rel=tolerance)
+    assert runs[0].train_flops / 1e18 == pytest.approx(float(row["exaflops"]), rel=tolerance)
 
 
 def test_recipes_of_the_papers_table_3(scaling: Plan) -> None:
@@ -87,16 +87,16 @@ def test_children_share_their_pretraining(write_study: WriteStudy, tmp_path: Pat
     for cell in plan.cells:
         assert {child.config.parent for child in cell.children} == {cell.pretrain.run_id}
     facts = totals(plan, [])
-    own = sum(run.train_flops for run in plan.runs)
+    trained = sum(run.train_flops for run in plan.runs)
     pretrains = sum(cell.pretrain.train_flops for cell in plan.cells)
-    assert facts.sharing_saves == pytest.approx((own + 2 * pretrains) / own, abs=1e-3)
+    assert facts.sharing_saves == pytest.approx((trained + 2 * pretrains) / trained, abs=1e-3)
 
 
 AXES: dict[str, tuple[dict[str, Any], int]] = {
     "grid": ({}, 4),
     "zip": ({"combine": "zip"}, 2),
     "include": ({"include": [{"model": "R4", "size": 200}]}, 5),
-    "include what is there": ({"include": [{"model": "R4", "size": 128, "epochs": 2.0}]}, 4),
+    "include what is selected": ({"include": [{"model": "R4", "size": 128, "epochs": 2.0}]}, 4),
     "exclude model": ({"exclude": [{"model": "R4"}]}, 2),
     "exclude cell": ({"exclude": [{"model": "R4", "size": 128}]}, 3),
     "same size written twice": ({"sizes": [128, "50%", 256]}, 4),
@@ -120,7 +120,7 @@ def test_bundles_fill_the_slots_and_keep_cells_whole(write_study: WriteStudy, tm
     group = plan.cells[0].pretrain.placement.group
     assert 2 <= sum(cell.seconds for cell in plan.cells) / LAUNCH_SECONDS < 4
     bundles = make_bundles(plan.cells, {group: 4})
-    assert len(bundles) == 2, "a group that trains for less than its launch takes is not worth one of its own"
+    assert len(bundles) == 2, "a group that trains for less than its launch takes should share one"
     assert sorted(c.pretrain.run_id for b in bundles for c in b.cells) == sorted(c.pretrain.run_id for c in plan.cells)
     assert max(b.seconds for b in bundles) < 1.3 * min(b.seconds for b in bundles)
     assert len(make_bundles(plan.cells, {group: 1}, "cell")) == len(plan.cells)
@@ -199,9 +199,9 @@ def test_the_plan_has_a_price_and_a_stated_device(tmp_path: Path, write_study: W
     study = write_study(lambda c: c.update(resources={"device": "h100"}, budget={"price_per_gpu_hour": 3.0}))
     facts = totals(plan_of(study, tmp_path), [])
     assert facts.cost == pytest.approx(3 * facts.gpu_hours, abs=0.01)
-    said = run_study(study, tmp_path, "--plan").stdout
-    assert "at 3 per GPU-hour" in said
-    assert "assuming  h100: 9.89e+14 FLOP/s" in said
+    text = run_study(study, tmp_path, "--plan").stdout
+    assert "at 3 per GPU-hour" in text
+    assert "assuming  h100: 9.89e+14 FLOP/s" in text
 
 
 def test_every_preset_resolves() -> None:

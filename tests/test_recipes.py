@@ -51,8 +51,8 @@ def test_the_papers_recipes(name: str) -> None:
     schedule, weight_decay, dropout, rates = PAPER[name]
     for variant, rate in rates.items():
         recipe = resolve_recipe(name, named_model(variant), {})
-        found = (recipe.schedule, recipe.weight_decay, recipe.dropout, recipe.lr)
-        assert found == (schedule, weight_decay, dropout, rate)
+        values = (recipe.schedule, recipe.weight_decay, recipe.dropout, recipe.lr)
+        assert values == (schedule, weight_decay, dropout, rate)
         assert (recipe.optimizer, recipe.batch_size, recipe.warmup, recipe.beta1, recipe.beta2) == (
             "adamw",
             4096,
@@ -139,8 +139,8 @@ def test_a_study_by_the_hyperrule(write_study: WriteStudy) -> None:
         content["transfer"]["recipe"].update(batch_size=64)
 
     tunes = [run for run in plan_of(write_study(change)).runs if run.config.phase == "finetune"]
-    found = {(run.length, run.config.steps, run.config.image_size) for run in tunes}
-    assert found == {("1 epochs", 16, 128), ("500 steps", 500, 128)}
+    schedules = {(run.length, run.config.steps, run.config.image_size) for run in tunes}
+    assert schedules == {("1 epochs", 16, 128), ("500 steps", 500, 128)}
 
     def without_size(content: dict[str, Any]) -> None:
         change(content)
@@ -159,8 +159,10 @@ def vary(**keys: Any) -> Any:
 def test_a_list_is_an_axis(write_study: WriteStudy) -> None:
     plan = plan_of(write_study(vary(weight_decay=[0.03, 0.1], mixup=[0, 0.2], dropout=0.1)))
     vit = [cell for cell in plan.cells if cell.pretrain.config.model.family == "vit"]
-    found = {(c.pretrain.config.data.size, c.pretrain.config.recipe.weight_decay, c.pretrain.config.recipe.mixup) for c in vit}
-    assert len(vit) == len(found) == 8
+    recipes = {
+        (c.pretrain.config.data.size, c.pretrain.config.recipe.weight_decay, c.pretrain.config.recipe.mixup) for c in vit
+    }
+    assert len(vit) == len(recipes) == 8
     assert {cell.pretrain.config.recipe.dropout for cell in vit} == {0.1}
     names = {run_facts(cell.pretrain).variant for cell in vit}
     assert names == {f"V16/8 weight_decay={w} mixup={m}" for w in ("0.03", "0.1") for m in ("0", "0.2")}
@@ -209,7 +211,7 @@ def test_axes_of_recipes_are_cut(write_study: WriteStudy) -> None:
 WRONG = {
     "value": (vary(dropout=1.5), "1.5 is out of range (allowed: a number from 0 to below 1", "dropout"),
     "value in a list": (vary(mixup=[0.2, -1.0]), "-1 is out of range (allowed: a number, 0 or more", "mixup[1]"),
-    "word": (vary(schedule="cosinus"), "did you mean cosine?", "schedule"),
+    "unknown choice": (vary(schedule="cosinus"), "did you mean cosine?", "schedule"),
     "alone in its lane": (
         lambda c: (vary(mixup=0.2)(c), c["pretrain"].update(lanes=32)),
         "a batch of 32 has one image for each of 32 lanes",
@@ -225,10 +227,10 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_recipes_are_refused_before_anything_runs(case: str, write_study: WriteStudy) -> None:
-    change, said, field = WRONG[case]
+    change, message, field = WRONG[case]
     with pytest.raises(UserError) as caught:
         plan_of(write_study(change))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.field.endswith(field)
     assert caught.value.line is not None
 

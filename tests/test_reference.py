@@ -71,7 +71,7 @@ def test_the_page_has_every_section_preset_and_family() -> None:
 def test_every_key_has_a_meaning_and_a_text_of_what_is_allowed(model: type[BaseModel]) -> None:
     texts = meanings(model)
     for name, field in keys_of(model).items():
-        assert texts.get(name, "").endswith("."), f"{model.__name__}.{name}: a docstring below the field says what it means"
+        assert texts.get(name, "").endswith("."), f"{model.__name__}.{name}: a docstring below the field states its meaning"
         assert "..." not in allowed(kind_of(field)).replace("{generate: fractals, ...}", "").replace("NAME, ...}", "")
 
 

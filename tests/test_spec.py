@@ -73,7 +73,7 @@ MISTAKES = {
         "must be a mapping, not 5 (allowed: a mapping with the keys max_runs",
     ),
     "list for a value": ("data: fractals", "data: [fractals]", 6, "must be a single value, not a list"),
-    "length in words": (
+    "length as text": (
         "[{epochs: 2}]",
         "[8 epochs]",
         9,
@@ -81,7 +81,7 @@ MISTAKES = {
     ),
     "size above the dataset": ("sizes: [128, 256]", "sizes: [128, 257]", 8, "size 257 is not within the dataset"),
     "size of nothing": ("sizes: [128, 256]", "sizes: [0%]", 8, "size 0%"),
-    "size in words": (
+    "size as text": (
         "sizes: [128, 256]",
         "sizes: [lots]",
         8,
@@ -144,12 +144,12 @@ def with_text(tmp_path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_placed(mistake: str, tmp_path: Path) -> None:
-    before, after, line, words = MISTAKES[mistake]
+    before, after, line, text_part = MISTAKES[mistake]
     assert TINY.count(before) == 1
     path = with_text(tmp_path, TINY.replace(before, after))
     with pytest.raises(UserError) as caught:
         make_plan(read_study(path), tmp_path / "runs")
-    message = next((str(error) for error in caught.value.errors if words.lower() in str(error).lower()), "")
+    message = next((str(error) for error in caught.value.errors if text_part.lower() in str(error).lower()), "")
     assert message.startswith(f"{path}, line {line}:"), str(caught.value)
     assert not (tmp_path / "runs").exists()
 
@@ -307,7 +307,7 @@ def test_broken_files(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, -7, "x", [{"a": 1}]], ids=repr)
 def test_any_value_at_any_place(value: object, write_study: WriteStudy) -> None:
-    """Nothing is reported in a library's words, without a line, or by a traceback."""
+    """Every report is in our own words and has a line; nothing ends in a traceback."""
 
     def places(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         for key, item in node.items() if isinstance(node, dict) else enumerate(node):
@@ -327,7 +327,7 @@ def test_any_value_at_any_place(value: object, write_study: WriteStudy) -> None:
                 assert mistake.file, place
                 assert mistake.line, (place, str(mistake))
                 assert not any(
-                    words in str(mistake).replace("not valid ", "").replace("is not valid", "") for words in PYDANTIC
+                    text_part in str(mistake).replace("not valid ", "").replace("is not valid", "") for text_part in PYDANTIC
                 )
 
 
@@ -340,7 +340,7 @@ def test_other_names_are_those_of_keys_and_values() -> None:
     assert set(hints.ALIASES) <= words
     for name, others in hints.ALIASES.items():
         for other in others.split(", "):
-            assert hints.meant(other.upper(), [name, "unrelated"]) == name
+            assert hints.intended(other.upper(), [name, "unrelated"]) == name
 
 
 def every_choice(kind: Kind) -> Iterator[str]:
@@ -352,13 +352,13 @@ def every_choice(kind: Kind) -> Iterator[str]:
 
 @pytest.mark.parametrize("mistake", ["unknown key", "patch", "size above the dataset"])
 def test_exit_2_and_one_line(mistake: str, tmp_path: Path) -> None:
-    before, after, _, words = MISTAKES[mistake]
+    before, after, _, text_part = MISTAKES[mistake]
     path = with_text(tmp_path, TINY.replace(before, after))
     done = run_study(path, tmp_path / "runs")
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
-    assert words in done.stderr
+    assert text_part in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

@@ -4,7 +4,7 @@ Everything that decides a result is in the hash; names, workers and memory are n
 to release, so a new field must not change the id of a configuration that existed before it:
 
 - A field of 0.1 is always in the hash.
-- A field that was added later says since when, and which value means "as before it existed":
+- A field that was added later declares since when, and its neutral value, which gives the results from before it existed:
   `label_noise: float = Field(default=0.0, json_schema_extra=since("0.2", neutral=0.0))`.
   At its neutral value it is left out of the hash; at any other value it is part of it. The neutral value never changes, also
   where the default does. This holds at any depth of the configuration.

@@ -114,8 +114,8 @@ class Planner:
     def _finetunes(self, entry: ModelEntry, parent: Run, task: str, seed: int) -> Iterator[Run]:
         transfer = self.study.transfer
         assert transfer is not None
-        own = transfer.task_recipes.get(task, RecipeSpec())
-        for choice in choices(transfer.recipe, entry.model.family, own):
+        of_task = transfer.task_recipes.get(task, RecipeSpec())
+        for choice in choices(transfer.recipe, entry.model.family, of_task):
             for epochs in transfer.epochs:
                 recipe = resolve(choice, entry.model, self.data[task].train)
                 run = self._finetune(entry, parent, task, epochs, recipe=recipe, seed=seed)

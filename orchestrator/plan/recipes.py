@@ -24,11 +24,11 @@ class Choice(NamedTuple):
 
 
 def choices(
-    section: RecipeSpec | FamilyRecipes, family: str, *own: RecipeSpec, names: RecipeSpec | None = None
+    section: RecipeSpec | FamilyRecipes, family: str, *overrides: RecipeSpec, names: RecipeSpec | None = None
 ) -> list[Choice]:
     """All recipes of a model of this family, one for each combination of listed values.
 
-    The section's keys are overridden by those of a model, an objective or a task (`own`, the last one has precedence). A spec
+    `overrides`: keys of a model, an objective or a task, which override the section's; the last one has precedence, and one
     with another preset replaces all keys before it. `names`: the keys of a model that is listed several times, which become
     part of the label. Raises UserError where the section has no recipe for the family, or no preset.
     """
@@ -38,7 +38,7 @@ def choices(
         example = f"{family}: {{preset: vit_finetune}}"
         raise UserError(f"no recipe for family {family}", field="recipe", allowed=allowed, example=example)
     keys: dict[str, Any] = {}
-    for spec in (base, *own):
+    for spec in (base, *overrides):
         inherited = keys if spec.preset in (None, keys.get("preset")) else {}
         keys = {**inherited, **spec.given()}
     if "preset" not in keys:

@@ -37,11 +37,11 @@ def _wrong_shape(kind: Kind, value: Any) -> str:
         "a mapping": any(member.is_mapping for member in members),
         "a single value": any(not member.is_list and not member.is_mapping for member in members),
     }
-    found = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else "a single value"
-    if shapes[found] or kind.written:
+    shape = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else "a single value"
+    if shapes[shape] or kind.written:
         return ""
     wanted = " or ".join(name for name, possible in shapes.items() if possible)
-    shown = short(value) if found == "a single value" else found
+    shown = short(value) if shape == "a single value" else shape
     elements = [member.element for member in members if member.element]
     is_element = wanted == "a list" and any(fits(element, value) for element in elements)
     remedy = f"; write [{yaml_text(value)}]" if is_element else ""
@@ -49,7 +49,7 @@ def _wrong_shape(kind: Kind, value: Any) -> str:
 
 
 def _wrong_text(kind: Kind, value: Any) -> str:
-    """An unknown word among choices, or something else where text is required."""
+    """An unknown choice, or something else where text is required."""
     choices = list(kind.written.choices) if kind.written else kind.choices
     if choices and isinstance(value, str):
         hint = did_you_mean(value, choices)

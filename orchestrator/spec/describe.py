@@ -13,7 +13,7 @@ from orchestrator.spec.yamltree import Place, YamlTree
 from vitmodel.config.base import UserError
 from vitmodel.data.descriptions import Description, PackConfig
 
-DESCRIPTIONS = Path(__file__).parent / "descriptions"  # package data: also found where vitscale is installed from a wheel
+DESCRIPTIONS = Path(__file__).parent / "descriptions"  # package data: also part of an installed wheel
 
 
 def read_description(path: Path) -> Description:
@@ -42,9 +42,9 @@ def find_description(name: str, folder: Path = Path()) -> Path | None:
     is_file_name = path.suffix in (".yaml", ".yml")
     if not is_file_name and (".." in path.parts or path.is_absolute()):
         return None
-    found = folder / path if is_file_name else DESCRIPTIONS / f"{name}.yaml"
+    file = folder / path if is_file_name else DESCRIPTIONS / f"{name}.yaml"
     try:
-        return found if found.is_file() else None
+        return file if file.is_file() else None
     except OSError:  # such as a name that is too long
         return None
 

@@ -1,6 +1,6 @@
 """From pydantic's errors to ours: one `UserError` for each mistake, with file, line, key, what is allowed and an example.
 
-Nothing of pydantic's own text reaches the user. The errors of a union's alternatives become one.
+The user never sees pydantic's text. The errors of all alternatives of a union become one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from orchestrator.spec.complaints import complaint, short
 from orchestrator.spec.forms import allowed, example_of
-from orchestrator.spec.hints import did_you_mean, home_of, meant, other_name
+from orchestrator.spec.hints import did_you_mean, intended, nearest_place, other_name
 from orchestrator.spec.kinds import Kind, branch, keys_of, kind_of
 from orchestrator.spec.yamltree import Place, YamlTree, dotted
 from vitmodel.config.base import CombinedUserError, UserError
@@ -53,7 +53,7 @@ def faults(
     located = [_locate(item, root) for item in error.errors()]
     inner = {place for item in located for place in item.unions}
     renamed = {
-        (*item.place[:-1], meant(str(item.place[-1]), list(_keys(item, known))))
+        (*item.place[:-1], intended(str(item.place[-1]), list(_keys(item, known))))
         for item in located
         if item.error_type == "extra_forbidden"
     }
@@ -77,11 +77,11 @@ def combined(errors: list[UserError]) -> UserError:
 
 
 def unknown_key(tree: YamlTree, place: Place, known: Mapping[str, FieldInfo], schema: type[BaseModel]) -> UserError:
-    """An unknown key, with the key that is meant, or the section where it belongs."""
+    """An unknown key, with the intended key, or the section where it belongs."""
     word, allowed_keys = str(place[-1]), ", ".join(known)
-    home, field = home_of(word, place, schema) or ((), None)
+    home, field = nearest_place(word, place, schema) or ((), None)
     is_below = bool(home) and home[: len(place) - 1] == place[:-1]  # a key of a section within this one
-    name = other_name(word, list(known)) or ("" if is_below else meant(word, list(known)))
+    name = other_name(word, list(known)) or ("" if is_below else intended(word, list(known)))
     if name:
         sample = f"{name}: {example_of(known[name])}"
         return tree.error(f"unknown key, did you mean {name}?", place, allowed_keys, example=sample)
@@ -151,7 +151,7 @@ def _inside(kind: Kind, part: str | int) -> Kind:
 
 
 def _keys(item: Located, known: Mapping[str, FieldInfo]) -> dict[str, FieldInfo]:
-    """The keys that are allowed beside an error."""
+    """The keys that are allowed where an error is."""
     more = known if len(item.place) == 1 else {}
     return {**keys_of(item.parent), **getattr(item.parent, "further_keys", {}), **more}
 

@@ -1,6 +1,6 @@
 """Short forms of a study file written out: names of models, objectives and datasets become the mappings of the schema.
 
-Every step reports all of its mistakes and goes on with a stand-in, so that the rest of the file is checked, too.
+Every step reports all of its mistakes and continues with a stand-in, so that the rest of the file is checked, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from orchestrator.secrets import expand_environment
 from orchestrator.spec.complaints import short
 from orchestrator.spec.describe import as_tuples, described
 from orchestrator.spec.errors import combined, faults, unknown_key
-from orchestrator.spec.hints import did_you_mean, meant
+from orchestrator.spec.hints import did_you_mean, intended
 from orchestrator.spec.initial_weights import read_initial
 from orchestrator.spec.kinds import keys_of
 from orchestrator.spec.pretrain import INIT, ModelEntry, ObjectiveEntry
@@ -103,8 +103,8 @@ def _models(tree: YamlTree, data: dict[str, Any], errors: list[UserError]) -> di
         except UserError as error:
             errors.extend(error.errors)
             model = {"model": STAND_IN}
-        own = {key: keys[key] for key in OF_ENTRY if key in keys} if isinstance(keys, dict) else {}
-        entries.append({**model, **own})
+        of_entry = {key: keys[key] for key in OF_ENTRY if key in keys} if isinstance(keys, dict) else {}
+        entries.append({**model, **of_entry})
     return {**data, "pretrain": {**pretrain, "models": entries}}
 
 
@@ -130,7 +130,7 @@ def _configured(tree: YamlTree, place: Place, keys: dict[str, Any]) -> ModelConf
         message = f"unknown family {word!r}{did_you_mean(word, list(FAMILIES))}"
         raise tree.error(message, (*place, "family"), ", ".join(FAMILIES), example="family: vit")
     for key in keys:
-        if meant(key, list(MODEL_KEYS)):
+        if intended(key, list(MODEL_KEYS)):
             raise unknown_key(tree, (*place, key), MODEL_KEYS, Study)
     example = f"models: [{ModelEntry.written.example}]"
     raise tree.error("the model is not named", place, ModelEntry.written.forms, example=example)
@@ -183,8 +183,8 @@ def _objectives(tree: YamlTree, data: dict[str, Any], errors: list[UserError]) -
             objective = _objective(tree, place, keys)
         except UserError as error:
             errors.extend(error.errors)
-        own = {key: keys[key] for key in ("lengths", "recipe") if key in keys} if isinstance(keys, dict) else {}
-        entries.append({"objective": objective, **own})
+        of_entry = {key: keys[key] for key in ("lengths", "recipe") if key in keys} if isinstance(keys, dict) else {}
+        entries.append({"objective": objective, **of_entry})
     return {**data, "pretrain": {**pretrain, "objective": entries}}
 
 
@@ -195,8 +195,8 @@ def _objective(tree: YamlTree, place: Place, keys: Any) -> Objective:
     if kind not in OBJECTIVES:
         message = f"unknown objective {kind!r}{did_you_mean(kind, list(OBJECTIVES))}"
         raise tree.error(message, (*place, "kind"), ", ".join(OBJECTIVES), example="objective: mae")
-    own = {key: value for key, value in keys.items() if key not in ("lengths", "recipe")}
-    return _validated(tree, place, OBJECTIVES[kind], own, ObjectiveEntry)
+    of_objective = {key: value for key, value in keys.items() if key not in ("lengths", "recipe")}
+    return _validated(tree, place, OBJECTIVES[kind], of_objective, ObjectiveEntry)
 
 
 def _validated(tree: YamlTree, place: Place, model: type[M], keys: dict[str, Any], entry: type[BaseModel]) -> M:

@@ -1,4 +1,4 @@
-"""Suggestions for unknown keys and values: other names of the same thing, near matches, and the place of a misplaced key."""
+"""Suggestions for unknown keys and values: other common names, near matches, and the place of a misplaced key."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ for _name, _others in ALIASES.items():
         _MEANT.setdefault(_plain(_other), []).append(_name)
 
 
-def meant(word: str, known: Sequence[str]) -> str:
-    """The known word that is meant by another name or a misspelling, or the empty string."""
+def intended(word: str, known: Sequence[str]) -> str:
+    """The known word that another name or a misspelling stands for, or the empty string."""
     if name := other_name(word, known) or _nearest(word, known, NEAR):
         return name
     others = {other: name for other, names in _MEANT.items() for name in names if name in known}
@@ -136,16 +136,16 @@ def other_name(word: str, known: Sequence[str]) -> str:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """`, did you mean X?`, or the empty string."""
-    name = meant(word, known)
+    name = intended(word, known)
     return f", did you mean {name}?" if name else ""
 
 
 def _names(word: str) -> tuple[str, ...]:
-    """A word and what it may be another name of, without case, hyphens and underscores."""
+    """A word, and the words that it may be another name of, without case, hyphens and underscores."""
     return (_plain(word), *map(_plain, _MEANT.get(_plain(word), ())))
 
 
-def home_of(word: str, place: Place, root: type[BaseModel]) -> tuple[Place, FieldInfo] | None:
+def nearest_place(word: str, place: Place, root: type[BaseModel]) -> tuple[Place, FieldInfo] | None:
     """The place nearest to `place` where a key of this name belongs, with the key; None where no section has one."""
     paths = {path: field for path, field in _paths(kind_of(root), ()) if path != place}
     exact = [path for path in paths if _plain(str(path[-1])) == _plain(word)]

@@ -24,9 +24,9 @@ class Kind(NamedTuple):
 
     @property
     def written(self) -> Written | None:
-        """How the value is written, where its type says so."""
-        own = next((item for item in self.metadata if isinstance(item, Written)), None)
-        return own or getattr(self.annotation, "written", None)
+        """How the value is written, where its type defines that."""
+        direct = next((item for item in self.metadata if isinstance(item, Written)), None)
+        return direct or getattr(self.annotation, "written", None)
 
     @property
     def model(self) -> type[BaseModel] | None:

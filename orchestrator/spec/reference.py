@@ -75,7 +75,7 @@ def reference_page() -> str:
     parts = [
         "# Reference of the study file",
         f"Made from the schema by `{COMMAND}`; do not edit. How sections work together: [study.md](study.md).",
-        "Unknown keys are errors. `[]` stands for an entry of a list, `NAME` and `TASK` for a name of yours.",
+        "Unknown keys are errors. `[]` stands for an entry of a list, `NAME` and `TASK` for a name that you choose.",
         _values(),
         "## Sections",
         _table("", Study),
@@ -180,8 +180,8 @@ def _presets() -> Iterator[str]:
     yield "Keys that a preset does not set have the default of the table above."
     rows = []
     for name, keys in PRESETS.items():
-        own = {key: value for key, value in keys.items() if key != "lr_per_256"}
-        texts = [f"`{key}: {yaml_text(value)}`" for key, value in own.items()]
+        keys_of_preset = {key: value for key, value in keys.items() if key != "lr_per_256"}
+        texts = [f"`{key}: {yaml_text(value)}`" for key, value in keys_of_preset.items()]
         if "lr_per_256" in keys:
             texts.insert(0, f"`lr`: {keys['lr_per_256']:g} x `batch_size` / 256")
         elif "lr" not in keys:

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.spec.errors import missing_key
 from orchestrator.spec.expand import STAND_IN
-from orchestrator.spec.hints import did_you_mean, meant
+from orchestrator.spec.hints import did_you_mean, intended
 from orchestrator.spec.pretrain import Pretrain
 from orchestrator.spec.schema import Study
 from orchestrator.spec.yamltree import Place, YamlTree
@@ -68,7 +68,7 @@ def _variants(tree: YamlTree, data: dict[str, Any], known: list[str]) -> list[Us
 def _missing_sections(tree: YamlTree, data: dict[str, Any]) -> list[UserError]:
     """`datasets` and `pretrain`, which a study without imported tables needs."""
     unknown = [key for key in data if key not in Study.model_fields]
-    renamed = {meant(key, list(Study.model_fields)) for key in unknown}
+    renamed = {intended(key, list(Study.model_fields)) for key in unknown}
     missing = [name for name in ("datasets", "pretrain") if name not in data and name not in renamed]
     errors = [missing_key(tree, (), name, Study.model_fields[name]) for name in missing]
     empty = [name for name in ("datasets", "pretrain") if data.get(name) in ({}, [])]
@@ -90,7 +90,7 @@ def _training_keys(tree: YamlTree, data: dict[str, Any]) -> list[UserError]:
                 place: Place = ("pretrain", "models", number, key)
                 errors.append(tree.error("a model with imported weights is not pretrained; remove this key", place))
     if not entries or not all(imported):
-        renamed = {meant(key, list(Pretrain.model_fields)) for key in pretrain if key not in Pretrain.model_fields}
+        renamed = {intended(key, list(Pretrain.model_fields)) for key in pretrain if key not in Pretrain.model_fields}
         missing = [key for key in NEEDED if key not in pretrain and key not in renamed]
         errors += [missing_key(tree, ("pretrain",), key, Pretrain.model_fields[key]) for key in missing]
     return errors

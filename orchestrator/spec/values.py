@@ -1,4 +1,4 @@
-"""Values with a form of their own: counts, sizes, lengths of time. Each type says how it is written (`Written`)."""
+"""Values that are written in a special form: counts, sizes, intervals. Each type defines how it is written (`Written`)."""
 
 from __future__ import annotations
 

@@ -136,14 +136,14 @@ class YamlTree:
 
     def _not_a_mapping(self, node: Node | None, what: str, keys: tuple[str, ...]) -> UserError:
         is_empty = node is None or (isinstance(node, ScalarNode) and node.tag == f"{TAG}null")
-        found = "the file is empty" if is_empty else f"the file is a {'list' if isinstance(node, SequenceNode) else 'value'}"
+        content = "the file is empty" if is_empty else f"the file is a {'list' if isinstance(node, SequenceNode) else 'value'}"
         line = 1 if node is None else node.start_mark.line + 1
         allowed, example = ", ".join(keys), f"{keys[0]}: ..." if keys else ""
-        message = f"{found}; {what} is a mapping of keys"
+        message = f"{content}; {what} is a mapping of keys"
         return UserError(message, file=self.file, line=line, allowed=allowed, example=example)
 
     def _plain(self, node: Node, place: Place, above: tuple[Node, ...]) -> Any:
-        """The value of a node. `above`: the nodes that contain it, in which an alias must not be found again."""
+        """The value of a node. `above`: the nodes that contain it, which an alias must not refer to."""
         if node in above:
             line = node.start_mark.line + 1
             raise UserError("an alias refers to a value that contains it", file=self.file, line=line, field=dotted(place))
