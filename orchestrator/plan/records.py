@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from orchestrator.plan.devices import Device
 from orchestrator.plan.runs import Placement, Run, WorkerGroup
 
-
 PLACEMENT = ("workers", "cpus_per_worker", "gpus_per_worker", "zero_stage")  # of a WorkerGroup, as MLflow and rows name them
 
 
