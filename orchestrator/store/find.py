@@ -50,5 +50,5 @@ def find_run(name: str, store: Store) -> RunFolder:
             f"{len(matches)} run ids begin with {name!r}", file=str(store.root), allowed=", ".join(matches[:LISTED])
         )
     with_weights = [run_id for run_id in known if (store.run(run_id).path / WEIGHTS_FILE).is_file()]
-    allowed = ", ".join(with_weights[:LISTED]) or "no run has weights yet"
-    raise UserError(f"no file or run {name!r}", file=str(store.root), allowed=allowed)
+    listed = ", ".join((with_weights or known)[:LISTED]) or "the store has no run yet"
+    raise UserError(f"no file or run {name!r}", file=str(store.root), allowed=listed)
