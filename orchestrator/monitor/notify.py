@@ -48,7 +48,7 @@ class Notifier:
         self._thread: threading.Thread | None = None
 
     def send_failures(self, changes: Iterable[RunChange], labels: dict[str, str], counts: Counter[State]) -> None:
-        """Runs that failed or stalled since the last look: one event for each kind."""
+        """Runs that failed or stalled since the last scan: one event per kind."""
         by_event: dict[str, list[RunChange]] = {}
         for change in changes:
             if event := EVENT_OF.get(change.state):
@@ -72,7 +72,7 @@ class Notifier:
         try:
             self._waiting.put_nowait(body)
         except queue.Full:
-            log.warning("the webhook does not respond: an event is dropped")
+            log.warning("the webhook does not respond: event %s is dropped", event)
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="webhook", daemon=True)
@@ -95,9 +95,7 @@ class Notifier:
         while (body := self._waiting.get()) is not None:
             try:
                 self._deliver(json.dumps(body).encode())
-            except (
-                Exception
-            ) as error:  # the study continues. The error's text may contain the address
+            except Exception as error:  # the study continues. The error's text may contain the address
                 log.warning("the webhook did not receive the event %s: %s", body["event"], type(error).__name__)
 
     def _deliver(self, data: bytes) -> None:
