@@ -62,7 +62,7 @@ def test_a_study_ends_with_its_curves(undisturbed: tuple[Path, Path, subprocess.
     assert "ResNet" in report
     for text in ("results.csv", "report.html", "mlflow ui --backend-store-uri sqlite:///", "x the pure training time"):
         assert text in done.stdout
-    assert "worker group(s) of 1 x 1 CPU side by side" in done.stdout
+    assert "worker group(s) of 1 x 1 CPU in parallel" in done.stdout
     assert not (folder / "lease.json").exists()
     assert not (storage / "ray").exists() or not list((storage / "ray").iterdir())
 

@@ -309,7 +309,7 @@ def test_a_stop_request_loses_nothing(way: str, write_study: WriteStudy, tmp_pat
     assert "no driver is running tiny" in again.stderr
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+def until(condition: Callable[[], Any], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
