@@ -148,11 +148,11 @@ def bundle_of(prepared: Prepared) -> BundleOrders:
 
 
 def groups_of_two(jobs: list[tuple[BundleOrders, dict[str, str]]], folder: Path) -> tuple[list[list[list[int]]], str]:
-    """Work through bundles with groups of two workers, without Ray, injecting mishaps.
+    """Work through bundles with groups of two workers, without Ray, injecting faults.
 
     Returns the exit codes of every group of every bundle, and the end of stderr.
     """
-    (folder / "jobs.json").write_text(json.dumps([[orders.model_dump(mode="json"), mishaps] for orders, mishaps in jobs]))
+    (folder / "jobs.json").write_text(json.dumps([[orders.model_dump(mode="json"), faults] for orders, faults in jobs]))
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests/bundle_worker.py"), str(folder / "jobs.json")],
         env={**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},

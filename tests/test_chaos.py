@@ -83,19 +83,19 @@ def test_faults_that_cannot_be_injected_are_counted(
 def test_only_a_process_that_was_hit_counts(
     chaos: ModuleType, scene: Any, worker: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker is killed; then it is a zombie; then it ends between being found and being killed."""
+    """A worker is killed; then it is a zombie; then it ends between being listed and being killed."""
     injector = chaos.Faults(seed=0, every=1e-9, kinds=("worker",))
     deadline = time.monotonic() + 30
     while not scene.actors(TITLE):
         assert time.monotonic() < deadline
-    (found,) = scene.actors(TITLE)
+    (process,) = scene.actors(TITLE)
     injector.inject(scene)
     assert (injector.injected.total(), injector.not_injected.total()) == (1, 0)
-    while found.status() != psutil.STATUS_ZOMBIE:
+    while process.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
     injector.inject(scene)
     assert worker.wait() == -9
-    monkeypatch.setattr(scene, "actors", lambda title: [found])
+    monkeypatch.setattr(scene, "actors", lambda title: [process])
     injector.inject(scene)
     assert (injector.injected.total(), injector.not_injected.total()) == (1, 2)
 

@@ -20,7 +20,7 @@ def check(study: Path, storage: Path, steps: int = 300) -> tuple[int, list[str]]
 
 
 def test_models_that_overfit_and_models_that_do_not(write_study: WriteStudy, tmp_path: Path) -> None:
-    """Once for each model, whatever the sizes; a learning rate far too small and one far too large are both found."""
+    """Once for each model, whatever the sizes; a learning rate far too small and one far too large are both detected."""
     code, lines = check(write_study(), tmp_path / "runs")
     assert code == 0, lines
     assert sorted(line.partition(":")[0] for line in lines) == ["R4", "V16/8"]

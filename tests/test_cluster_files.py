@@ -220,7 +220,7 @@ def test_the_cluster_launcher_accepts_the_files(name: str) -> None:
         validate_config(prepare_config(wrong))
 
 
-def test_an_autoscaling_cluster_is_asked_for_the_largest_group(
+def test_the_largest_group_is_requested_from_an_autoscaling_cluster(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An autoscaler starts no node without demand. Once the cluster is large enough, the worker groups are the demand."""

@@ -60,8 +60,8 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_pack_index_and_verify_from_the_command_line(tmp_path: Path) -> None:
-    def call(*words: object) -> tuple[int, str]:
-        result = CliRunner().invoke(app, ["data", *map(str, words)])
+    def call(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["data", *map(str, arguments)])
         if isinstance(result.exception, UserError):
             raise result.exception
         return result.exit_code, result.stdout
@@ -80,7 +80,7 @@ def test_pack_index_and_verify_from_the_command_line(tmp_path: Path) -> None:
     assert call("pack", source, tmp_path / "plain", "--workers", 1)[1].endswith("train 80, test 20 images of 10 classes\n")
     datafiles.tar(tmp_path / "tars/train-0.tar", [*datafiles.samples(4), ("./s0003.txt", b"x")])
     assert call("index", tmp_path / "tars", "--ignore", "txt")[1] == f"{tmp_path / 'tars'}: train 4 images of 3 classes\n"
-    for words, message in {
+    for arguments, message in {
         ("cifar11", tmp_path / "no"): "no such file or folder",
         ("fashion_mnist", tmp_path / "no"): "--from: required: fashion_mnist is a known dataset",
         ("fashion_mnist", tmp_path / "no", "--from", source): "packed .* a file is missing or is of another version",
@@ -94,7 +94,7 @@ def test_pack_index_and_verify_from_the_command_line(tmp_path: Path) -> None:
         (source, tmp_path / "no2", "--key", "labels"): "--key: invalid key 'labels'",
     }.items():
         with pytest.raises(UserError, match=message):
-            call("pack", *words)
+            call("pack", *arguments)
     assert not (tmp_path / "no2").exists()
 
 
@@ -149,7 +149,7 @@ def test_mistakes_in_a_study(keys: dict[str, Any], message: str, tmp_path: Path,
     assert message in str(caught.value)
 
 
-def test_missing_downloads_are_said_with_the_way_to_them(tmp_path: Path, write_study: WriteStudy) -> None:
+def test_missing_downloads_are_reported_with_the_steps_to_get_them(tmp_path: Path, write_study: WriteStudy) -> None:
     from orchestrator.execution.packing import pack_missing
 
     keys = {"describe": "fashion_mnist", "source": str(tmp_path / "nothing")}
@@ -167,7 +167,7 @@ def test_a_wrong_key_has_its_line(tmp_path: Path) -> None:
         read_description(path)
 
 
-def test_names_do_not_lead_out() -> None:
+def test_names_cannot_point_outside_of_the_descriptions() -> None:
     assert find_description("fashion_mnist") == DESCRIPTIONS / "fashion_mnist.yaml"
     assert find_description("../fashion") is None
     assert find_description(str(DESCRIPTIONS / "fashion_mnist")) is None
@@ -212,7 +212,7 @@ def test_the_fashion_study_plans_without_its_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not FASHION.exists(), reason="needs Debian's dataset-fashion-mnist")
-def test_the_real_fashion_mnist_is_what_its_description_says() -> None:
+def test_the_real_fashion_mnist_matches_its_description() -> None:
     description = read_description(DESCRIPTIONS / "fashion_mnist.yaml")
     source = open_source(pack_config(description, FASHION), Path("unused"))
     assert {split: len(part.labels) for split, part in source.splits.items()} == description.splits
@@ -295,7 +295,7 @@ def test_descriptions_open_files_of_their_format(name: str, tmp_path: Path) -> N
         assert source.splits["val"].label_sets == [(0,), (), (2, 1)]
 
 
-def test_all_of_vtab_is_here() -> None:
+def test_all_tasks_of_vtab_have_descriptions() -> None:
     tasks = [read_description(DESCRIPTIONS / f"{name}.yaml") for name in known_names() if name.startswith("vtab/")]
     assert len(tasks) == 19
     assert all((task.splits["train"], task.dev) == (1000, 0.2) for task in tasks)

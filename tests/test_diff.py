@@ -37,11 +37,11 @@ def test_studies_differ_in_the_keys_that_were_changed_and_in_no_other(write_stud
 
     one = str(write_study())
     two = str(write_study(change, "other.yaml"))
-    found = changed(differences(one, two))
-    assert found["pretrain.sizes"] == ([128, 256], [128, 256, 200])
-    assert found["pretrain.models[R4].model.width"] == (4, 8)
-    assert found["pretrain.models[V8/8].model.width"] == (None, 8)
-    assert all(key == "pretrain.sizes" or "[V8/8]" in key or key == "pretrain.models[R4].model.width" for key in found)
+    changes = changed(differences(one, two))
+    assert changes["pretrain.sizes"] == ([128, 256], [128, 256, 200])
+    assert changes["pretrain.models[R4].model.width"] == (4, 8)
+    assert changes["pretrain.models[V8/8].model.width"] == (None, 8)
+    assert all(key == "pretrain.sizes" or "[V8/8]" in key or key == "pretrain.models[R4].model.width" for key in changes)
     same = CliRunner().invoke(app, ["diff", one, one], catch_exceptions=False)
     assert "have the same configuration" in same.stdout
 
@@ -58,11 +58,11 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_runs_differ_in_their_keys_metrics_and_packages(store: Store) -> None:
-    found = differences("pretrain-aa", "pretrain-ab22", "--storage", str(store.root))
-    assert (found["first"], found["second"]) == ("pretrain-aa11", "pretrain-ab22")
-    assert changed(found) == {"recipe.lr": (0.1, 0.2)}
-    assert changed(found, "metrics") == {"eval/top1": (0.5, 0.75)}
-    assert changed(found, "provenance") == {"packages.torch": ("2.0.1", "2.0.2")}
+    changes = differences("pretrain-aa", "pretrain-ab22", "--storage", str(store.root))
+    assert (changes["first"], changes["second"]) == ("pretrain-aa11", "pretrain-ab22")
+    assert changed(changes) == {"recipe.lr": (0.1, 0.2)}
+    assert changed(changes, "metrics") == {"eval/top1": (0.5, 0.75)}
+    assert changed(changes, "provenance") == {"packages.torch": ("2.0.1", "2.0.2")}
     shown = CliRunner().invoke(app, ["diff", "pretrain-aa", "pretrain-ab", "--storage", str(store.root)]).stdout
     assert ["recipe.lr", "0.1", "0.2"] in [line.split() for line in shown.splitlines()]
 

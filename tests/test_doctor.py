@@ -52,12 +52,12 @@ def test_a_token_that_others_can_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert levels(cluster.auth()) == ["ok", "ok"]
 
 
-def test_a_token_without_the_mode_is_rays_trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_without_a_valid_mode_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("0123")
     (tmp_path / "token").chmod(0o600)
-    trap = cluster.auth()[-1]
-    assert trap.level is Level.WARN
-    assert "RAY_AUTH_MODE=token" in trap.fix
+    warning = cluster.auth()[-1]
+    assert warning.level is Level.WARN
+    assert "RAY_AUTH_MODE=token" in warning.fix
     monkeypatch.setenv("RAY_AUTH_MODE", "tokens")
     assert cluster.auth()[-1].level is Level.FAIL
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -104,10 +104,10 @@ def test_the_modes_of_head_and_client(
     head.required = required  # type: ignore[attr-defined]
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-    (found,) = cluster.head()
-    assert (found.level, text in found.text) == (level, True), found
-    assert token not in found.text
-    assert found.fix or found.level is Level.OK
+    (finding,) = cluster.head()
+    assert (finding.level, text in finding.text) == (level, True), finding
+    assert token not in finding.text
+    assert finding.fix or finding.level is Level.OK
 
 
 # --- sockets --------------------------------------------------------------------------------------------------
@@ -136,12 +136,12 @@ def silent() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_a_tracker_that_never_answers_is_given_up(silent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_never_answers_times_out(silent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "REPLY_SECONDS", 0.3)
     began = time.monotonic()
-    (found,) = study.tracker(f"http://127.0.0.1:{silent}", tmp_path)
-    assert (found.level, "does not answer: timed out" in found.text) == (Level.FAIL, True)
-    assert "mlflow server --host 127.0.0.1" in found.fix
+    (finding,) = study.tracker(f"http://127.0.0.1:{silent}", tmp_path)
+    assert (finding.level, "does not answer: timed out" in finding.text) == (Level.FAIL, True)
+    assert "mlflow server --host 127.0.0.1" in finding.fix
     assert time.monotonic() - began < 5
 
 
@@ -187,8 +187,8 @@ def test_trackers(setting: str, level: str, tmp_path: Path) -> None:
 
 def test_a_file_store_behind_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITSCALE_TEST_MLFLOW", str(tmp_path / "mlruns"))
-    (found,) = study.tracker("${env:VITSCALE_TEST_MLFLOW}", tmp_path)
-    assert (found.level, "never a folder" in found.text) == (Level.FAIL, True)
+    (finding,) = study.tracker("${env:VITSCALE_TEST_MLFLOW}", tmp_path)
+    assert (finding.level, "never a folder" in finding.text) == (Level.FAIL, True)
 
 
 def test_datasets_one_by_one(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,15 +201,15 @@ def test_datasets_one_by_one(write_study: WriteStudy, tmp_path: Path, monkeypatc
         content["datasets"]["unset"] = {"url": "${env:VITSCALE_NOT_SET}/x", "train": 5, "classes": 2}
         content["datasets"]["other"] = {"url": "${env:VITSCALE_TEST_DATA}/digits", "train": 9, "classes": 10}
 
-    found = study.datasets(read_study(write_study(change)), tmp_path)
-    assert levels(found) == ["ok", "ok", "fail", "fail", "fail"]
-    assert "generated when the study starts" in found[0].text
-    assert "no index.json in ${env:VITSCALE_TEST_DATA}/absent" in found[2].text
-    assert (found[3].text, found[3].fix) == (
+    findings = study.datasets(read_study(write_study(change)), tmp_path)
+    assert levels(findings) == ["ok", "ok", "fail", "fail", "fail"]
+    assert "generated when the study starts" in findings[0].text
+    assert "no index.json in ${env:VITSCALE_TEST_DATA}/absent" in findings[2].text
+    assert (findings[3].text, findings[3].fix) == (
         "unset: environment variable not set: VITSCALE_NOT_SET",
         "export VITSCALE_NOT_SET=...",
     )
-    assert "the index has 1074 training images" in found[4].text
+    assert "the index has 1074 training images" in findings[4].text
 
 
 # --- this machine ---------------------------------------------------------------------------------------------
@@ -241,9 +241,9 @@ def test_the_command(write_study: WriteStudy, silent: int, tmp_path: Path, monke
     assert well.exit_code == 0, well.output
     assert {line["check"] for line in json.loads(well.output)} >= {"versions", "auth", "storage", "tracker", "datasets", "gpus"}
     ill = write_study(lambda content: content.update(tracking={"mlflow": f"http://127.0.0.1:{silent}"}))
-    found = CliRunner().invoke(app, ["doctor", str(ill), *storage])
-    assert found.exit_code == 1
-    assert [line["check"] for line in json.loads(found.output) if line["level"] == "fail"] == ["tracker"]
+    result = CliRunner().invoke(app, ["doctor", str(ill), *storage])
+    assert result.exit_code == 1
+    assert [line["check"] for line in json.loads(result.output) if line["level"] == "fail"] == ["tracker"]
     shown = CliRunner().invoke(app, ["doctor", str(ill), "--storage", str(tmp_path / "runs")]).output
     assert "fix: mlflow server" in shown
 

@@ -34,7 +34,7 @@ ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_AUTH_MODE": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survived:
+class Outcome:
     """The outcome of the study."""
 
     row: pd.Series
@@ -87,11 +87,11 @@ def at_work(folder: RunFolder, workers: int, since: int) -> int | None:
 def train_workers() -> list[psutil.Process]:
     """Ray Train's workers on this machine that belong to the cluster of this test."""
     mine = {child.pid for child in psutil.Process().children(recursive=True)}
-    found = []
+    workers = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         if process.pid in mine and any("RayTrainWorker" in part for part in process.info["cmdline"] or []):
-            found.append(process)
-    return found
+            workers.append(process)
+    return workers
 
 
 def node_of_trial() -> str:
@@ -155,14 +155,14 @@ def spot_watch(node: Any) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def survived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survived]:
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     with pytest.MonkeyPatch.context() as patch, two_nodes() as (cluster, node):
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         yield run_with_faults(tmp_path_factory.mktemp("study"), cluster, node)
 
 
-def run_with_faults(tmp: Path, cluster: Any, node: Any) -> Survived:
+def run_with_faults(tmp: Path, cluster: Any, node: Any) -> Outcome:
     environment = {**clean_environment(), **ENVIRONMENT, "RAY_ADDRESS": cluster.address}
     (run,) = prepare(write_study(tmp), str(tmp / "runs")).plan.runs
     folder = Store(tmp / "runs").run(run.run_id)
@@ -192,7 +192,7 @@ def run_with_faults(tmp: Path, cluster: Any, node: Any) -> Survived:
     until(lambda: at_work(folder, 1, alone_from) is not None, driver)
     output = driver.communicate(timeout=400)[0]
     row = results.collect(tmp / "runs", "tiny").iloc[0]
-    return Survived(
+    return Outcome(
         row=row,
         folder=folder,
         last_exit=driver.returncode,
@@ -212,31 +212,31 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float]
     return {entry["step"]: entry["train/loss"] for entry in folder.metrics()}, result
 
 
-def test_preemption_notices_lose_no_step_and_a_dead_node_few(survived: Survived) -> None:
-    assert survived.last_exit == 0, survived.output
-    assert survived.row["status"] == "DONE"
-    attempts = attempts_of(survived.folder)
+def test_preemption_loses_no_step_and_a_dead_node_few(outcome: Outcome) -> None:
+    assert outcome.last_exit == 0, outcome.output
+    assert outcome.row["status"] == "DONE"
+    attempts = attempts_of(outcome.folder)
     ends = [attempt.end for attempt in attempts]
-    sizes = [begun(survived.folder, number)[0] for number in range(len(ends))]
-    told, drained = (number for number, end in enumerate(ends) if end is AttemptEnding.PREEMPTION)
-    for noticed in told, drained:
-        step = int(attempts[noticed].reason.partition("step ")[2].split()[0])
-        assert begun(survived.folder, noticed + 1)[1] - step in range(1, STEPS // 40 + 1), "it resumed at that step"
-        assert sizes[noticed] == 2
+    sizes = [begun(outcome.folder, number)[0] for number in range(len(ends))]
+    terminated, drained = (number for number, end in enumerate(ends) if end is AttemptEnding.PREEMPTION)
+    for preempted in terminated, drained:
+        step = int(attempts[preempted].reason.partition("step ")[2].split()[0])
+        assert begun(outcome.folder, preempted + 1)[1] - step in range(1, STEPS // 40 + 1), "it resumed at that step"
+        assert sizes[preempted] == 2
     assert sizes[drained + 1] == 1, "not on the drained node"
     assert 2 in sizes[drained + 2 :], "two workers again after it was replaced"
     assert sum(ends.count(end) for end in DIED) <= 2 + 1  # the last attempt has a result and no record of its end
-    assert sizes[-1] == survived.row["workers"] == 1, "one worker continued after the node had died"
-    assert survived.row["attempts"] == len(ends)
+    assert sizes[-1] == outcome.row["workers"] == 1, "one worker continued after the node had died"
+    assert outcome.row["attempts"] == len(ends)
 
 
 def test_losses_and_result_equal_the_undisturbed_run(
-    survived: Survived, unbroken: tuple[dict[int, float], dict[str, Any]]
+    outcome: Outcome, unbroken: tuple[dict[int, float], dict[str, Any]]
 ) -> None:
     losses, result = unbroken
-    found = {entry["step"]: entry["train/loss"] for entry in survived.folder.metrics()}
-    assert found.keys() == losses.keys()
-    assert max(abs(found[step] - losses[step]) for step in losses) <= 1e-3
-    ours = survived.folder.result()
+    curve = {entry["step"]: entry["train/loss"] for entry in outcome.folder.metrics()}
+    assert curve.keys() == losses.keys()
+    assert max(abs(curve[step] - losses[step]) for step in losses) <= 1e-3
+    ours = outcome.folder.result()
     assert ours is not None
     assert abs(ours.metrics["eval/loss"] - result.metrics["eval/loss"]) <= 1e-3, "of the averaged weights"

@@ -76,7 +76,7 @@ MEANINGFUL = {
 
 
 @pytest.mark.parametrize("change", NEUTRAL)
-def test_ids_stay_where_the_meaning_stays(change: str, write_study: WriteStudy, tmp_path: Path) -> None:
+def test_ids_are_equal_if_the_meaning_is_equal(change: str, write_study: WriteStudy, tmp_path: Path) -> None:
     before = {run.run_id for run in plan_of(write_study(), tmp_path).runs}
     after = {run.run_id for run in plan_of(write_study(NEUTRAL[change]), tmp_path).runs}
     assert before <= after

@@ -90,7 +90,7 @@ def test_parameters_equal_the_modules(variant: str) -> None:
 
 
 @pytest.mark.parametrize(("config", "size"), AT_SIZES, ids=lambda value: getattr(value, "variant", value))
-def test_flops_meet_torchs_counter(config: ModelConfig, size: int) -> None:
+def test_flops_agree_with_torchs_counter(config: ModelConfig, size: int) -> None:
     with torch.device("meta"):
         module, image = build(config, size, 10).eval(), torch.empty(1, 3, size, size)
     assert sum(p.numel() for p in module.parameters()) == count_params(config, size, 10)

@@ -1,4 +1,4 @@
-"""Weights from a file in place of a pretraining: planned without torch, identified by content, told apart in rows."""
+"""Weights from a file in place of a pretraining: planned without torch, identified by content, distinguished in rows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def npz(tmp_path: Path) -> Path:
 
 
 def only(*models: Any) -> Callable[[dict[str, Any]], None]:
-    """The tiny study with these models alone, and nothing said about pretraining."""
+    """The tiny study with these models alone, and no keys of pretraining."""
 
     def change(content: dict[str, Any]) -> None:
         content["pretrain"] = {"models": list(models)}
@@ -75,11 +75,11 @@ def test_a_study_of_imported_weights_alone(write_study: WriteStudy, npz: Path, t
     assert [run.config.phase for run in cell.children] == ["finetune", "finetune", "probe"]
     assert all(run.config.parent == start.run_id and run.pretrain_flops is None for run in cell.children)
     assert [run.config.model.pre_logits for run in cell.children] == [0, 0, 20]  # type: ignore[union-attr]
-    assert cell.children[-1].config.image_size == 32, "a probe looks at images of the size the weights were made for"
+    assert cell.children[-1].config.image_size == 32, "a probe uses images of the size that the weights were trained with"
 
 
 def test_the_identity_is_the_content(write_study: WriteStudy, npz: Path, tmp_path: Path) -> None:
-    """Not the name or the place; a changed value, or another reading of it, makes another run."""
+    """Not the name or the folder; a changed value, or another interpretation of it, makes another run."""
 
     def run_id(path: Path, **keys: Any) -> str:
         return planned(write_study, only({"init": str(path), **keys}), tmp_path).cells[0].pretrain.run_id
@@ -94,7 +94,7 @@ def test_the_identity_is_the_content(write_study: WriteStudy, npz: Path, tmp_pat
     assert run_id(npz) != run_id(moved)
 
 
-def test_an_import_serves_all_seeds_beside_trained_models(write_study: WriteStudy, npz: Path, tmp_path: Path) -> None:
+def test_an_import_is_shared_by_all_seeds_next_to_trained_models(write_study: WriteStudy, npz: Path, tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["seeds"] = [0, 1]
         content["pretrain"]["models"].append({"init": str(npz), "variant": "Small"})
@@ -136,7 +136,7 @@ print([m for m in ('ray', 'torch', 'mlflow', 'pandas') if m in sys.modules])"""
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "reason"),
     [
         ({"init": "none.npz"}, "no such file or folder"),
         ({"init": "NPZ", "model": "S/16"}, "small.npz: the file holds 22,589 values, S/16 has 21,"),
@@ -154,14 +154,14 @@ print([m for m in ('ray', 'torch', 'mlflow', 'pandas') if m in sys.modules])"""
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_is_refused(entry: dict[str, Any], said: str, write_study: WriteStudy, npz: Path, tmp_path: Path) -> None:
+def test_what_is_refused(entry: dict[str, Any], reason: str, write_study: WriteStudy, npz: Path, tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no weights")
     (tmp_path / "weights.pth").touch()
     np.savez(tmp_path / "objects.npz", bad=np.array([{}], dtype=object))
     np.savez(tmp_path / "other.npz", weight=np.zeros(3))
     init = str(npz) if entry["init"] == "NPZ" else str(tmp_path / entry["init"])
     message = refusal(write_study, only({**entry, "init": init}))
-    assert said in message
+    assert reason in message
     assert "tiny.yaml, line " in message
     assert "pretrain.models[0]" in message
 
@@ -181,7 +181,7 @@ def test_a_hybrid_is_known_by_its_name(write_study: WriteStudy, tmp_path: Path) 
     assert "name the model" in refusal(write_study, only({"init": str(tmp_path / "h.npz")}))
 
 
-def test_headers_tell_what_the_tensors_are(npz: Path, tmp_path: Path) -> None:
+def test_headers_describe_the_tensors(npz: Path, tmp_path: Path) -> None:
     shapes, metadata = read_header(npz)
     assert shapes == {name: array.shape for name, array in np.load(npz).items()}
     assert metadata == {}
@@ -203,7 +203,7 @@ def test_a_file_that_changed_since_the_plan_is_refused(npz: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_fine_tunes_from_a_file_for_real(write_study: WriteStudy, npz: Path, tmp_path: Path) -> None:
+def test_fine_tunes_from_a_file_end_to_end(write_study: WriteStudy, npz: Path, tmp_path: Path) -> None:
     """Through Ray: rows say that nothing was pretrained here, and that its cost is not known."""
     study = write_study(only({"init": str(npz), "variant": "Small"}))
     done = run_study(study, tmp_path / "store", env=clean_environment())

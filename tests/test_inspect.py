@@ -34,12 +34,12 @@ GAP = CLS.model_copy(update={"pooling": "gap", "variant": "gap"})
 
 def module_of(model: ModelConfig, size: int | tuple[int, int] = 32) -> nn.Module:
     """A module whose attention is far from uniform."""
-    found = build(model, size, 5, seed=0)
+    module = build(model, size, 5, seed=0)
     with torch.no_grad():
-        for name, tensor in found.named_parameters():
+        for name, tensor in module.named_parameters():
             if "qkv" in name or "pos_embed" in name:
                 tensor.mul_(4)
-    return found
+    return module
 
 
 def weights_by_hand(module: nn.Module, images: Tensor) -> list[Tensor]:
@@ -48,15 +48,15 @@ def weights_by_hand(module: nn.Module, images: Tensor) -> list[Tensor]:
     x = vit.patch_embed(images)  # type: ignore[attr-defined]
     if vit.cls_token is not None:  # type: ignore[attr-defined]
         x = torch.cat([vit.cls_token.expand(len(images), -1, -1), x], dim=1)  # type: ignore[attr-defined]
-    x, found = x + vit.pos_embed, []  # type: ignore[attr-defined]
+    x, layers = x + vit.pos_embed, []  # type: ignore[attr-defined]
     for block in vit.blocks:  # type: ignore[attr-defined]
         B, T, D = x.shape
         q, k, v = (t.view(B, T, 4, D // 4).transpose(1, 2) for t in block.attn.qkv(block.norm1(x)).chunk(3, dim=-1))
         weights = F.softmax(q @ k.transpose(2, 3) / (D // 4) ** 0.5, dim=-1)
-        found.append(weights)
+        layers.append(weights)
         x = x + block.attn.proj((weights @ v).transpose(1, 2).reshape(B, T, D))
         x = x + block.mlp(block.norm2(x))
-    return found
+    return layers
 
 
 @pytest.mark.parametrize("model", [CLS, GAP, MICRO_HYBRID], ids=lambda model: model.variant)
@@ -64,11 +64,11 @@ def test_attention_is_what_the_encoder_computes(model: ModelConfig) -> None:
     module, images = module_of(model).double(), fixed_images(32).double()
     with torch.no_grad():
         expected = weights_by_hand(module, images)
-    found = inspect.attention_weights(module, images)
+    attention = inspect.attention_weights(module, images)
     tokens = expected[0].shape[-1]
-    assert found.shape == (len(expected), 2, 4, tokens, tokens)
+    assert attention.shape == (len(expected), 2, 4, tokens, tokens)
     for layer, weights in enumerate(expected):
-        np.testing.assert_allclose(found[layer], weights, atol=1e-7)
+        np.testing.assert_allclose(attention[layer], weights, atol=1e-7)
 
 
 def test_the_module_is_left_as_it_was() -> None:
@@ -83,7 +83,7 @@ def test_the_module_is_left_as_it_was() -> None:
 
 
 def test_filters_are_the_principal_components_of_the_embedding() -> None:
-    """A mean and three known directions of falling strength, hidden in the filters, are found in that order."""
+    """Filters with a mean and three known directions of decreasing strength: the components are in that order."""
     module = build(CLS, 32, 5, seed=0)
     axes = torch.linalg.qr(torch.randn(3 * 8 * 8, 3, generator=torch.Generator().manual_seed(0))).Q.T
     strengths = torch.linalg.qr(torch.randn(32, 4, generator=torch.Generator().manual_seed(1)) + torch.tensor([9.0, 0, 0, 0])).Q
@@ -91,9 +91,9 @@ def test_filters_are_the_principal_components_of_the_embedding() -> None:
     with torch.no_grad():
         flat = 5.0 + (mixing * torch.tensor([100.0, 10.0, 1.0])) @ axes
         module.patch_embed.proj.weight.copy_(flat.view(32, 3, 8, 8))  # type: ignore[union-attr, operator]
-    found = inspect.patch_filters(module)
-    assert found.shape == (28, 8, 8, 3)
-    flattened = found.transpose(0, 3, 1, 2).reshape(28, -1)
+    filters = inspect.patch_filters(module)
+    assert filters.shape == (28, 8, 8, 3)
+    flattened = filters.transpose(0, 3, 1, 2).reshape(28, -1)
     np.testing.assert_allclose(np.linalg.norm(flattened, axis=1), 1, atol=1e-5)
     assert abs(float(flattened[0] @ axes[0].numpy())) > 0.99
     largest = np.take_along_axis(flattened, np.abs(flattened).argmax(axis=1)[:, None], axis=1)
@@ -102,30 +102,30 @@ def test_filters_are_the_principal_components_of_the_embedding() -> None:
 
 def test_position_similarity_is_a_cosine_on_the_grid() -> None:
     module = module_of(CLS, (32, 48))
-    found = inspect.position_similarity(module)
-    assert found.shape == (4, 6, 4, 6)
+    similarity = inspect.position_similarity(module)
+    assert similarity.shape == (4, 6, 4, 6)
     grid = module.pos_embed.detach()[0, 1:]  # type: ignore[index]
     expected = F.cosine_similarity(grid[1 * 6 + 2], grid[3 * 6 + 5], dim=0)
-    assert found[1, 2, 3, 5] == pytest.approx(float(expected), abs=1e-5)
-    assert found[2, 3, 2, 3] == pytest.approx(1)
+    assert similarity[1, 2, 3, 5] == pytest.approx(float(expected), abs=1e-5)
+    assert similarity[2, 3, 2, 3] == pytest.approx(1)
 
 
-def test_distance_of_a_head_that_looks_evenly_and_of_one_that_looks_at_itself() -> None:
-    """Even attention over a grid of 4 x 4 patches of 8 px: 8 times the mean distance of two cells. Own patch: nothing."""
+def test_distance_of_uniform_attention_and_of_attention_to_the_own_patch() -> None:
+    """Even attention over a grid of 4 x 4 patches of 8 px: 8 times the mean distance of two cells. To the own patch: 0."""
     module, images = build(CLS, 32, 5, seed=0), fixed_images(32)
     with torch.no_grad():
         module.blocks[0].attn.qkv.weight.zero_()  # type: ignore[union-attr]
     cells = np.stack(np.meshgrid(range(4), range(4)), axis=-1).reshape(-1, 2)
     even = 8 * np.linalg.norm(cells[:, None] - cells[None], axis=-1).mean()
-    found = inspect.mean_attention_distance(module, images)
-    assert found.shape == (3, 4)
-    np.testing.assert_allclose(found[0], even, rtol=1e-5)
+    distances = inspect.mean_attention_distance(module, images)
+    assert distances.shape == (3, 4)
+    np.testing.assert_allclose(distances[0], even, rtol=1e-5)
 
     attention = np.broadcast_to(np.eye(17, dtype=np.float32), (2, 4, 17, 17))
     by_hand = inspect.attention_weights(module, images)[1][:, :, 1:, 1:]
     by_hand = by_hand / by_hand.sum(axis=-1, keepdims=True)
     distance = 8 * np.linalg.norm(cells[:, None, ::-1] - cells[None, :, ::-1], axis=-1)
-    np.testing.assert_allclose(found[1], (by_hand * distance).sum(-1).mean(axis=(0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(distances[1], (by_hand * distance).sum(-1).mean(axis=(0, 2)), rtol=1e-5)
     assert (attention[:, :, 1:, 1:] * distance).sum() == 0
 
 
@@ -138,15 +138,15 @@ def test_rollout_multiplies_half_attention_and_half_residual(model: ModelConfig)
         for weights in weights_by_hand(module, images):
             expected = (0.5 * weights.mean(dim=1) + 0.5 * torch.eye(tokens)) @ expected
     read = expected[:, 0, 1:] if model is CLS else expected.mean(dim=1)
-    found = inspect.attention_rollout(module, images)
-    assert found.shape == (2, 4, 4)
-    np.testing.assert_allclose(found, read.reshape(2, 4, 4), atol=1e-6)
+    rollout = inspect.attention_rollout(module, images)
+    assert rollout.shape == (2, 4, 4)
+    np.testing.assert_allclose(rollout, read.reshape(2, 4, 4), atol=1e-6)
     if model is GAP:
-        np.testing.assert_allclose(found.sum(axis=(1, 2)), 1, atol=1e-5)
+        np.testing.assert_allclose(rollout.sum(axis=(1, 2)), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("model", "look", "said"),
+    ("model", "analyse", "message"),
     [
         (MIXERS[0], inspect.attention_rollout, "this one has WindowAttention"),
         (MIXERS[1], inspect.mean_attention_distance, "this one has AxialAttention"),
@@ -154,14 +154,14 @@ def test_rollout_multiplies_half_attention_and_half_residual(model: ModelConfig)
         (CIFAR_RESNET, inspect.attention_rollout, "ResNet has no patches and no attention"),
         (MICRO_HYBRID, lambda module, _: inspect.patch_filters(module), "its patches are of a feature map"),
     ],
-    ids=lambda value: getattr(value, "variant", None) or getattr(value, "__name__", "said"),
+    ids=lambda value: getattr(value, "variant", None) or getattr(value, "__name__", "message"),
 )
-def test_what_is_not_defined_is_refused(model: ModelConfig, look: object, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        look(build(model, 32, 5, seed=0), fixed_images(32))  # type: ignore[operator]
+def test_what_is_not_defined_is_refused(model: ModelConfig, analyse: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        analyse(build(model, 32, 5, seed=0), fixed_images(32))  # type: ignore[operator]
 
 
-def test_an_image_is_lit_where_attention_goes() -> None:
+def test_an_image_is_bright_where_attention_is_high() -> None:
     image = np.full((32, 32, 3), 200, np.uint8)
     weights = np.zeros((4, 4), np.float32)
     weights[1, 2] = 1
@@ -215,7 +215,7 @@ def test_the_command_writes_figures_and_arrays(store: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(arrays["positions"], inspect.position_similarity(module_of(CLS)))
 
 
-def test_images_of_ones_own(store: Path, tmp_path: Path) -> None:
+def test_images_of_the_user(store: Path, tmp_path: Path) -> None:
     for number, size in enumerate(((60, 40), (20, 80))):
         Image.fromarray(np.full((size[1], size[0], 3), 90, np.uint8)).save(tmp_path / f"{number}.png")
     images = ("--image", tmp_path / "0.png", "--image", tmp_path / "1.png")
@@ -228,16 +228,16 @@ def test_images_of_ones_own(store: Path, tmp_path: Path) -> None:
     assert "text.png: not a readable image" in refusal("inspect", weights, "--image", tmp_path / "text.png")
 
 
-def test_models_with_less_to_see(tmp_path: Path) -> None:
+def test_models_with_undefined_figures_are_reported(tmp_path: Path) -> None:
     """A hybrid has no filters of pixels, a window mixer no attention between all patches; a ResNet has nothing."""
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "i.png")
-    said = {}
+    results = {}
     for model in (MICRO_HYBRID, MIXERS[0], CIFAR_RESNET):
         save_weights(build(model, 32, 5, seed=0).state_dict(), tmp_path / f"{model.family}{model.variant}.safetensors", model)
         arguments = ("inspect", tmp_path / f"{model.family}{model.variant}.safetensors", "--image", tmp_path / "i.png")
-        said[model.variant] = vitscale(*arguments, "--out", tmp_path / model.variant)
-    assert "no filters: the patch filters of a hybrid" in said["h"].output
-    assert "no rollout: needs a model with full attention" in said["window"].output
+        results[model.variant] = vitscale(*arguments, "--out", tmp_path / model.variant)
+    assert "no filters: the patch filters of a hybrid" in results["h"].output
+    assert "no rollout: needs a model with full attention" in results["window"].output
     assert {path.name for path in (tmp_path / "window").glob("*.png")} == {"filters.png", "positions.png"}
-    assert "has no patches and no attention" in str(said["c"].exception)
+    assert "has no patches and no attention" in str(results["c"].exception)
     assert not (tmp_path / "c").exists()

@@ -104,14 +104,14 @@ def test_head_starts_at_zero() -> None:
 
 
 def test_standardised_kernels() -> None:
-    conv, seen = StdConv2d(3, 5, 3), {}
+    conv, calls = StdConv2d(3, 5, 3), {}
     original = F.conv2d
     try:
-        F.conv2d = lambda x, weight, **k: seen.setdefault("w", weight) is None or original(x, weight, **k)
+        F.conv2d = lambda x, weight, **k: calls.setdefault("w", weight) is None or original(x, weight, **k)
         conv(torch.randn(1, 3, 8, 8))
     finally:
         F.conv2d = original
-    flat = seen["w"].flatten(1)
+    flat = calls["w"].flatten(1)
     assert torch.allclose(flat.mean(1), torch.zeros(5), atol=1e-6)
     assert torch.allclose(flat.var(1, unbiased=False), torch.ones(5), atol=1e-5)
 
@@ -144,7 +144,7 @@ def test_resize_of_other_grids() -> None:
         resize_position_embedding(torch.ones(1, 25, 1), 50, 1, grid=(7, 7), old_grid=(4, 6)), torch.ones(1, 50, 1)
     )
     assert resize_position_embedding(pos, 26, 2, grid=(6, 4), old_grid=(6, 4)) is pos
-    with pytest.raises(UserError, match="of 26 tokens is not a grid of 5 x 5 plus 2"):
+    with pytest.raises(UserError, match="26 tokens, not a grid of 5 x 5 plus 2 other"):
         resize_position_embedding(pos, 26, 2, grid=(5, 5), old_grid=(6, 4))
 
 
@@ -156,7 +156,7 @@ def test_images_that_are_not_square(config: ModelConfig, tmp_path: Path) -> None
     assert child(torch.randn(2, 3, 64, 32)).shape == (2, 3)
 
 
-def test_the_pre_logits_layer_stays_behind(tmp_path: Path) -> None:
+def test_transfer_drops_the_pre_logits_layer(tmp_path: Path) -> None:
     parent = build(PRE_LOGITS, 32, 7, seed=0)
     save_weights(parent.state_dict(), tmp_path / "m.safetensors")
     child = build(PRE_LOGITS.model_copy(update={"pre_logits": 0}), 32, 3, seed=1)
@@ -326,7 +326,7 @@ def test_batch_norm_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("config", [MICRO_RESNET, BOTTLENECK, CLS_HYBRID, MICRO_CNNS[2]], ids=lambda c: c.variant)
-def test_images_as_decoders_leave_them(config: ModelConfig) -> None:
+def test_images_in_the_memory_layout_of_decoders(config: ModelConfig) -> None:
     """Channels last in memory: oneDNN used to crash on some of these shapes in the backward pass."""
     images, module = torch.randn(4, 3, 64, 64), filled(config, 64)
     expected = module(images)

@@ -164,12 +164,12 @@ def test_the_losses_by_hand() -> None:
             assert got[image].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_positions_of_the_decoder_tell_places_apart() -> None:
+def test_positions_of_the_decoder_differ_between_patches() -> None:
     positions = masked_targets.sine_positions(16, (3, 5))
     assert positions.shape == (15, 16)
     assert torch.cdist(positions, positions).fill_diagonal_(1).min() > 0.1
-    assert torch.equal(positions[0, :8], positions[4, :8]), "the first half tells rows"
-    assert torch.equal(positions[0, 8:], positions[10, 8:]), "the second half tells columns"
+    assert torch.equal(positions[0, :8], positions[4, :8]), "equal in one half"
+    assert torch.equal(positions[0, 8:], positions[10, 8:]), "equal in the other half"
 
 
 LARGE = [(objective, variant) for objective in (Mae(), PATCH) for variant in ("Ti/16", "B/16", "L/16", "H/14")]
@@ -282,8 +282,8 @@ def test_two_workers_hide_the_same_patches(name: str, zero_stage: int, digits: P
     assert (tmp_path / "two" / WEIGHTS_FILE).stat().st_size == (tmp_path / "alone" / WEIGHTS_FILE).stat().st_size
 
 
-def asked(objective: Any, **keys: Any) -> Change:
-    """The tiny study with these objectives, of ViTs alone, on patches of which four hide something."""
+def using(objective: Any, **keys: Any) -> Change:
+    """The tiny study with these objectives and only its ViT, with patches of 4 pixels."""
 
     def change(content: dict[str, Any]) -> None:
         del content["pretrain"]["models"][1]
@@ -299,7 +299,7 @@ def runs_of(study: Path, storage: Path) -> list[Run]:
 
 def test_objectives_are_an_axis(write_study: WriteStudy, tmp_path: Path) -> None:
     both = ["supervised", {"kind": "mae", "masked": 0.5, "recipe": {"lr": 1e-3}, "lengths": [{"epochs": 4}]}]
-    runs = runs_of(write_study(asked(both)), tmp_path)
+    runs = runs_of(write_study(using(both)), tmp_path)
     pretrains = {run.run_id: run for run in runs if run.config.phase == "pretrain"}
     kinds = [run.config.objective.kind for run in pretrains.values()]
     assert sorted(kinds) == ["mae", "mae", "supervised", "supervised"]
@@ -315,14 +315,14 @@ def test_objectives_are_an_axis(write_study: WriteStudy, tmp_path: Path) -> None
     assert mae.config.recipe is not None
     assert mae.config.recipe.lr == 1e-3
     assert mae.train_flops == 3 * mae.forward_flops * mae.examples_seen
-    alone = {run.run_id for run in runs_of(write_study(asked("supervised")), tmp_path)}
+    alone = {run.run_id for run in runs_of(write_study(using("supervised")), tmp_path)}
     assert alone <= {run.run_id for run in runs}, "the supervised runs stay what they were"
     cut = [{"objective": "mae", "size": 128}]
-    assert len(runs_of(write_study(asked(both, exclude=cut)), tmp_path)) == len(runs) * 3 // 4
+    assert len(runs_of(write_study(using(both, exclude=cut)), tmp_path)) == len(runs) * 3 // 4
 
 
 def test_a_recipe_with_another_preset_starts_afresh(write_study: WriteStudy, tmp_path: Path) -> None:
-    study = write_study(asked({"kind": "mae", "recipe": {"preset": "mae_pretrain", "batch_size": 64}}, lanes=8))
+    study = write_study(using({"kind": "mae", "recipe": {"preset": "mae_pretrain", "batch_size": 64}}, lanes=8))
     recipe_of = runs_of(study, tmp_path)[0].config.recipe
     assert recipe_of is not None
     assert (recipe_of.preset, recipe_of.warmup, recipe_of.beta2) == ("mae_pretrain", 0.05, 0.95)
@@ -335,27 +335,39 @@ def resnet_too(content: dict[str, Any]) -> None:
 
 def model_keys(**keys: Any) -> Change:
     def change(content: dict[str, Any]) -> None:
-        asked("mae")(content)
+        using("mae")(content)
         content["pretrain"]["models"][0].update(keys)
 
     return change
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
-    "unknown": (asked("mea"), r"line \d+: pretrain.objective: unknown objective 'mea', did you mean mae.*masked_patch"),
-    "unknown key": (asked({"kind": "mae", "ratio": 0.5}), r"line \d+: .*ratio"),
+    "unknown": (
+        using("mea"),
+        r"line \d+: pretrain.objective: unknown objective 'mea', did you mean mae.*masked_patch",
+    ),
+    "unknown key": (using({"kind": "mae", "ratio": 0.5}), r"line \d+: .*ratio"),
     "resnet": (resnet_too, r"line \d+: pretrain.objective\[1\]: .*R4 \(resnet\).*exclude: \[\{model: R4, objective: mae\}\]"),
     "mixer": (model_keys(mixer="axial", pooling="gap"), r"line \d+: .*does not support mixer axial.*mixer: full"),
     "pre-logits": (model_keys(pre_logits=8), r"line \d+: .*pre-logits layer.*pre_logits: 0"),
     "one patch": (model_keys(patch=16), r"line \d+: .*masks 1 of the 1 patches"),
-    "labels": (asked({"kind": "mae", "recipe": {"label_smoothing": 0.1}}), r"line \d+: .*no labels.*label_smoothing: 0"),
-    "shares": (asked({"kind": "masked_patch", "masked": 0.9, "other": 0.2}), r"line \d+: .*their sum must not exceed 1"),
-    "decoder": (asked({"kind": "mae", "decoder": {"width": 30, "depth": 1, "heads": 4}}), r"line \d+: .*heads 4 must divide"),
+    "labels": (
+        using({"kind": "mae", "recipe": {"label_smoothing": 0.1}}),
+        r"line \d+: .*no labels.*label_smoothing: 0",
+    ),
+    "shares": (
+        using({"kind": "masked_patch", "masked": 0.9, "other": 0.2}),
+        r"line \d+: .*their sum must not exceed 1",
+    ),
+    "decoder": (
+        using({"kind": "mae", "decoder": {"width": 30, "depth": 1, "heads": 4}}),
+        r"line \d+: .*heads 4 must divide",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_has_no_meaning_is_refused_with_its_line(case: str, write_study: WriteStudy, tmp_path: Path) -> None:
+def test_unsupported_combinations_are_refused_with_their_line(case: str, write_study: WriteStudy, tmp_path: Path) -> None:
     change, message = REFUSED[case]
     with pytest.raises(UserError, match=message):
         runs_of(write_study(change), tmp_path)

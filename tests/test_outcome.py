@@ -69,7 +69,7 @@ def test_failed_runs_are_listed_with_their_cause_up_to_a_limit() -> None:
     assert lines[21:] == ["SKIPPED: 1 run(s): parent run-0 has no result"]
 
 
-def test_no_time_left_is_shown_before_it_means_something() -> None:
+def test_no_time_left_is_shown_before_the_estimate_is_reliable() -> None:
     assert eta_seconds(5.0, 50.0, 100.0) is None, "the first steps of a cold process"
     assert eta_seconds(60.0, 1.0, 100.0) is None, "one per cent of the work"
     assert eta_seconds(60.0, 50.0, 100.0) == pytest.approx(120.0)

@@ -126,7 +126,7 @@ def test_bundles_fill_the_slots_and_keep_cells_whole(write_study: WriteStudy, tm
     assert len(make_bundles(plan.cells, {group: 1}, "cell")) == len(plan.cells)
 
 
-def test_fine_tunes_by_themselves_are_bundles_after_their_pretraining(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_separate_fine_tunes_are_bundles_after_their_pretraining(write_study: WriteStudy, tmp_path: Path) -> None:
     plan = make_plan(read_study(write_study()), tmp_path)
     bundles = make_bundles(plan.cells, {plan.cells[0].pretrain.placement.group: 4}, "run")
     first, then = bundles[:4], bundles[4:]
@@ -168,7 +168,7 @@ def test_slots(nodes: list[dict[str, float]], count: int) -> None:
     assert budget.slots(WorkerGroup(workers=2, cpus_per_worker=1, gpus_per_worker=0, zero_stage=0), nodes) == count
 
 
-def test_64_gpus_are_refused_before_anything_runs_here(tmp_path: Path, write_study: WriteStudy) -> None:
+def test_a_study_for_64_gpus_is_refused_on_this_machine_before_anything_runs(tmp_path: Path, write_study: WriteStudy) -> None:
     study = write_study(lambda c: c.update(resources={"workers": 32, "gpus_per_worker": 1}))
     done = run_study(study, tmp_path / "runs")
     assert done.returncode == 2
@@ -185,7 +185,7 @@ def test_over_budget_exits_4(tmp_path: Path, write_study: WriteStudy) -> None:
     assert "GPU-hours" in done.stderr
 
 
-def test_a_limit_in_money_is_one_of_gpu_hours(tmp_path: Path, write_study: WriteStudy) -> None:
+def test_a_limit_in_money_is_converted_to_gpu_hours(tmp_path: Path, write_study: WriteStudy) -> None:
     limit = {"cost": 1e-9, "price_per_gpu_hour": 2.0}
     study = write_study(lambda c: c.update(resources={"gpus_per_worker": 1, "wait_minutes": 1.0}, budget=limit))
     done = run_study(study, tmp_path / "runs")

@@ -57,7 +57,7 @@ def test_a_log_summarises_progress_and_prints_failures_at_once(tmp_path: Path, c
     assert "Traceback" not in log.getvalue()
 
 
-def test_a_log_prints_a_line_now_and_then_while_nothing_changes(tmp_path: Path, clock: list[float]) -> None:
+def test_a_log_prints_a_line_at_intervals_while_nothing_changes(tmp_path: Path, clock: list[float]) -> None:
     store, log = make_store(tmp_path, cell("vit", 1000)), io.StringIO()
     with Progress(store, plan_of(store), Console(file=log)) as shown:
         for _ in range(1200):

@@ -1,4 +1,4 @@
-"""What we use of Ray beyond its public API still exists: one test a thing, so that a new Ray fails here first, by name."""
+"""What we use of Ray beyond its public API still exists: one test per item, so an incompatible Ray fails here first."""
 
 from __future__ import annotations
 

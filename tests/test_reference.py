@@ -105,7 +105,7 @@ def test_examples_of_short_forms_are_accepted(write_study: WriteStudy) -> None:
     assert [model.model.variant for model in models] == ["S/16", "S/16 pooling=gap"]
 
 
-def test_a_page_that_is_out_of_date_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outdated_page_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "made_up", {"lr": 1.0})
     assert "`made_up`" in reference_page()
     assert (ROOT / "docs/reference.md").read_text() != reference_page()

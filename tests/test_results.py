@@ -268,7 +268,7 @@ def test_reading_results_needs_no_torch_ray_or_mlflow() -> None:
 RECIPES = {"pretrain": "mixup=0.2", "finetune": "lr=0.1"}
 
 
-def test_recipes_keep_their_rows_apart(tmp_path: Path) -> None:
+def test_recipes_have_separate_rows(tmp_path: Path) -> None:
     """A pretraining's recipe is a column and part of the variant; a fine-tune's is part of the task."""
     plan = [
         run.model_copy(update={"variant": "V8 mixup=0.2", "recipe": RECIPES.get(run.phase, "")}) for run in cell("vit", 512)

@@ -1,4 +1,4 @@
-"""What is secret is written nowhere: canaries through every way out, and the rules that keep hostile input harmless."""
+"""Secrets are never written: canaries in every output, and the rules that keep hostile input harmless."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CANARY = "canary-9d81e2f7"
         ("/mnt/work/runs: storage folder cannot be written", None),  # $PWD: a folder, not a password
     ],
 )
-def test_texts(text: str, shown: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_in_texts_are_hidden(text: str, shown: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITSCALE_TEST_PLACE", CANARY)
     monkeypatch.setenv("VITSCALE_TEST_TOKEN", f"{CANARY}-token")  # not named by the study, but its name is that of a secret
     monkeypatch.setenv("VITSCALE_TEST_KEY", "true")
@@ -49,7 +49,7 @@ def test_texts(text: str, shown: str | None, monkeypatch: pytest.MonkeyPatch) ->
     assert redact(text, ("VITSCALE_TEST_PLACE",)) == (shown or text)
 
 
-def test_what_stands_under_a_secret_key() -> None:
+def test_values_of_secret_keys_are_redacted() -> None:
     data = {"tracking": {"password": "x", "mlflow": "auto"}, "list": [{"API_KEY": "y", "keys": "z"}], "tokens": 7, "token": "t"}
     assert redact(data) == {
         "tracking": {"password": "***", "mlflow": "auto"},
@@ -89,7 +89,7 @@ def places_of(secret: str, folder: Path) -> list[str]:
 @pytest.mark.timeout(400)
 def test_a_study_writes_no_secret_anywhere(write_study: WriteStudy, hook: Receiver, tmp_path: Path) -> None:
     """A dataset's folder, MLflow's address and a webhook come from the environment; a shard is damaged, so a run fails and
-    tells where. The canary is in the environment of every process and must be in nothing that any of them leaves."""
+    reports where. The canary is in the environment of every process and must not be in any output of any of them."""
     hidden = tmp_path / f"data-{CANARY}"
     hidden.mkdir()
     index = pack(DigitsConfig(generate="digits", image_size=16), hidden / "digits")
@@ -125,7 +125,7 @@ def test_a_study_writes_no_secret_anywhere(write_study: WriteStudy, hook: Receiv
     assert CANARY not in json.dumps(hook.bodies)
 
 
-def test_a_variable_that_is_not_set_is_said_before_anything_runs(write_study: WriteStudy, tmp_path: Path) -> None:
+def test_a_variable_that_is_not_set_is_reported_before_anything_runs(write_study: WriteStudy, tmp_path: Path) -> None:
     for key, section in (("webhook", "notify"), ("mlflow", "tracking")):
         study = write_study(lambda content: content.update({section: {key: "${env:VITSCALE_NOT_SET}"}}))  # noqa: B023
         done = run_study(study, tmp_path / "runs")
@@ -159,20 +159,20 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, dict[str, ast.expr]]]:
     """Every call: dotted name and keyword arguments."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), {word.arg: word.value for word in node.keywords if word.arg}
+            yield ast.unparse(node.func), {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
 
 
 def test_nothing_is_unpickled_and_no_shell_runs() -> None:
-    for path in [file for room in ("vitmodel", "orchestrator") for file in sorted((ROOT / room).rglob("*.py"))]:
+    for path in [file for package in ("vitmodel", "orchestrator") for file in sorted((ROOT / package).rglob("*.py"))]:
         tree = ast.parse(path.read_text())
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not imported & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}, path
-        for name, words in calls(tree):
+        for name, keywords in calls(tree):
             where = f"{path.relative_to(ROOT)}: {name}"
             assert name not in ("eval", "exec", "os.system", "os.popen", "pickle.loads", "pd.read_pickle"), where
             if name == "torch.load":
-                assert ast.unparse(words.get("weights_only", ast.Constant(False))) == "True", where
-            if name in ("np.load", "numpy.load"):  # without the word numpy refuses pickles too; with it nobody turns that round
-                assert ast.unparse(words.get("allow_pickle", ast.Constant(False))) == "False", where
-            assert "shell" not in words or ast.unparse(words["shell"]) == "False", where
+                assert ast.unparse(keywords.get("weights_only", ast.Constant(False))) == "True", where
+            if name in ("np.load", "numpy.load"):  # the default is False too; stated, it cannot change
+                assert ast.unparse(keywords.get("allow_pickle", ast.Constant(False))) == "False", where
+            assert "shell" not in keywords or ast.unparse(keywords["shell"]) == "False", where

@@ -143,7 +143,7 @@ def with_text(tmp_path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_placed(mistake: str, tmp_path: Path) -> None:
+def test_mistakes_have_their_line(mistake: str, tmp_path: Path) -> None:
     before, after, line, text_part = MISTAKES[mistake]
     assert TINY.count(before) == 1
     path = with_text(tmp_path, TINY.replace(before, after))
@@ -307,7 +307,7 @@ def test_broken_files(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, -7, "x", [{"a": 1}]], ids=repr)
 def test_any_value_at_any_place(value: object, write_study: WriteStudy) -> None:
-    """Every report is in our own words and has a line; nothing ends in a traceback."""
+    """Every error is a message of vitscale and has a line; nothing ends in a traceback."""
 
     def places(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         for key, item in node.items() if isinstance(node, dict) else enumerate(node):
@@ -333,11 +333,11 @@ def test_any_value_at_any_place(value: object, write_study: WriteStudy) -> None:
 
 def test_other_names_are_those_of_keys_and_values() -> None:
     """The table of other names has no entry that nothing in the schema has."""
-    words = {
+    names = {
         name for path, field in hints._paths(kind_of(Study), ()) for name in (str(path[-1]), *every_choice(kind_of(field)))
     }
-    words |= {"model", *FAMILIES, *expand.GENERATORS, *expand.OBJECTIVES, "kind"}
-    assert set(hints.ALIASES) <= words
+    names |= {"model", *FAMILIES, *expand.GENERATORS, *expand.OBJECTIVES, "kind"}
+    assert set(hints.ALIASES) <= names
     for name, others in hints.ALIASES.items():
         for other in others.split(", "):
             assert hints.intended(other.upper(), [name, "unrelated"]) == name
@@ -372,7 +372,7 @@ def test_yaml_bombs(tmp_path: Path) -> None:
         read_study(with_text(tmp_path, "a: " + "[" * 30_000 + "]" * 30_000))
 
 
-def test_tags_run_nothing(tmp_path: Path) -> None:
+def test_yaml_tags_execute_no_code(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         read_study(
             with_text(tmp_path, TINY.replace("name: tiny", "name: !!python/object/apply:os.mkdir [/tmp/vitscale-canary]"))
@@ -401,7 +401,7 @@ def external(root: Path, train: int = 1074) -> str:
 
 
 def test_external_data(tmp_path: Path) -> None:
-    """A packed dataset is found, a missing one planned but not run, a contradicting or stale one refused."""
+    """A packed dataset is read, a missing one planned but not run, a contradicting or stale one refused."""
     root = tmp_path / "digits"
     path = with_text(tmp_path, external(root))
     assert make_plan(read_study(path), tmp_path).missing_indexes == {"digits": NO_INDEX}

@@ -73,7 +73,7 @@ def test_the_watch_reports_changes_once(tmp_path: Path) -> None:
     watch = Watch(store, ["a", "b"])
     assert watch.look() == []
     metrics = store.run("a").begin(run_record())
-    assert [(seen.folder.run_id, seen.state) for seen in watch.look()] == [("a", State.RUNNING)]
+    assert [(change.folder.run_id, change.state) for change in watch.look()] == [("a", State.RUNNING)]
     assert watch.look() == []
     with metrics.open("a") as file:
         file.write(entry(7, 0.5))
@@ -83,7 +83,7 @@ def test_the_watch_reports_changes_once(tmp_path: Path) -> None:
     assert watch.look() == []
 
 
-def test_a_live_lease_holds_and_a_dead_ones_is_taken(tmp_path: Path) -> None:
+def test_a_live_lease_is_respected_and_that_of_a_dead_driver_is_taken(tmp_path: Path) -> None:
     lease = Lease(tmp_path)
     lease.take()
     with pytest.raises(LeaseHeldError, match=f"driver {os.getpid()}"):
@@ -101,10 +101,10 @@ def test_a_live_lease_holds_and_a_dead_ones_is_taken(tmp_path: Path) -> None:
         Lease(tmp_path).take()
     holder.kill()
     holder.wait()
-    Lease(tmp_path).take()  # at once: its process is gone
+    Lease(tmp_path).take()  # without waiting, because its process has ended
 
 
-def test_a_lease_beats_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_has_heartbeats_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
     lease = Lease(tmp_path)
     lease.take()
@@ -116,7 +116,7 @@ def test_a_lease_beats_while_it_is_held(tmp_path: Path, monkeypatch: pytest.Monk
     assert not lease.path.exists()
 
 
-def test_a_lease_of_another_host_ages(tmp_path: Path) -> None:
+def test_a_lease_of_another_host_expires(tmp_path: Path) -> None:
     write_json(tmp_path / "lease.json", {"token": "t", "host": "elsewhere", "pid": 1, "time": time.time()})
     with pytest.raises(LeaseHeldError, match="elsewhere"):
         Lease(tmp_path).take()
@@ -147,8 +147,8 @@ def losses(*steps: int, attempt: int) -> list[dict[str, Any]]:
     return [{"step": step, "train/loss": attempt, "time": 1.0} for step in steps]
 
 
-def test_a_curve_follows_the_checkpoints_it_went_on_from(tmp_path: Path) -> None:
-    """A group that was given up went on logging, and completed a checkpoint that a third one went on from."""
+def test_a_curve_follows_the_checkpoints_it_resumed_from(tmp_path: Path) -> None:
+    """A group that was replaced continued to log, and completed a checkpoint from which a third group resumed."""
     run = Store(tmp_path).run("pretrain-x")
     begun(run, [origin_line(None, 0, 1.0), *losses(10, 20, 30, 40, 50, attempt=0)])
     begun(run, [origin_line(0, 15, 1.0), *losses(20, 30, attempt=1)])
@@ -159,7 +159,7 @@ def test_a_curve_follows_the_checkpoints_it_went_on_from(tmp_path: Path) -> None
     assert [(e["step"], e["train/loss"]) for e in run.metrics()] == [(10, 0), (20, 1), (30, 1)]
 
 
-def test_a_claim_ends_with_the_driver_or_with_a_later_attempt_of_its_own_driver(tmp_path: Path) -> None:
+def test_a_fence_ends_with_the_driver_or_with_a_later_attempt_of_the_same_driver(tmp_path: Path) -> None:
     run, lease = Store(tmp_path).run("pretrain-x"), Lease(tmp_path)
     lease.take()
     begun(run, [], lease.token)
@@ -171,7 +171,7 @@ def test_a_claim_ends_with_the_driver_or_with_a_later_attempt_of_its_own_driver(
     second = Fence(study=tmp_path, session=lease.token, folder=run, attempt=2)
     assert (first.is_current(), second.is_current()) == (False, True)
     lease.release()
-    assert second.is_current(), "nobody else is there"
+    assert second.is_current(), "no other driver has taken the study"
     Lease(tmp_path).take()
     assert not second.is_current()
 

@@ -86,8 +86,8 @@ def test_a_user_error_is_not_retried() -> None:
 
 
 def test_intervals_of_time_or_steps() -> None:
-    kept = {text: (c.seconds, c.steps) for text in ("10 min", "90 s", "1.5 h", "500 steps") for c in [Checkpoint(every=text)]}
-    assert kept == {"10 min": (600, None), "90 s": (90, None), "1.5 h": (5400, None), "500 steps": (None, 500)}
+    parsed = {text: (c.seconds, c.steps) for text in ("10 min", "90 s", "1.5 h", "500 steps") for c in [Checkpoint(every=text)]}
+    assert parsed == {"10 min": (600, None), "90 s": (90, None), "1.5 h": (5400, None), "500 steps": (None, 500)}
     for wrong in ("10", "0 min", "ten min", "5 epochs", "0 steps"):
         with pytest.raises(ValueError, match="an interval is a time"):
             Checkpoint(every=wrong)
@@ -323,8 +323,8 @@ def until(condition: Callable[[], Any], seconds: float = 240) -> None:
 class Groups:
     """Two studies that groups of two workers ran, restarted until one succeeded: exit codes of each group."""
 
-    mishaps: Prepared
-    after_mishaps: list[list[int]]
+    faults: Prepared
+    after_faults: list[list[int]]
     taken: Prepared
     after_taken: list[list[int]]
     then: list[list[int]]  # the groups of the driver that took over
@@ -344,7 +344,7 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Groups:
         change(content)
         content["resources"]["checkpoint"] = {"every": "8 steps"}
 
-    mishaps, first = make_bundle(study_writer(tmp), tmp / "mishaps", change)
+    faults, first = make_bundle(study_writer(tmp), tmp / "faults", change)
     taken, second = make_bundle(study_writer(tmp), tmp / "taken", often)
     pretrain, finetune = (order.run_id for order in first.runs)
     jobs = [
@@ -353,13 +353,13 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Groups:
         (second.model_copy(update={"session": "another's"}), {}),
     ]
     codes, output = groups_of_two(jobs, tmp)
-    return Groups(mishaps=mishaps, after_mishaps=codes[0], taken=taken, after_taken=codes[1], then=codes[2], output=output)
+    return Groups(faults=faults, after_faults=codes[0], taken=taken, after_taken=codes[1], then=codes[2], output=output)
 
 
 def test_a_preemption_notice_and_a_stall_of_one_worker(groups: Groups) -> None:
     """SIGTERM to one of two: both save at one step and resume from it. One hangs: the stacks of both are kept, both restart."""
-    assert groups.after_mishaps[1:] == [[STALLED_EXIT, STALLED_EXIT], [0, 0]], groups.output
-    store = groups.mishaps.store
+    assert groups.after_faults[1:] == [[STALLED_EXIT, STALLED_EXIT], [0, 0]], groups.output
+    store = groups.faults.store
     frame = results.collect(store.root, "tiny")
     assert frame[["status", "attempts", "workers"]].to_numpy().tolist() == [["DONE", 2, 2]] * 2
     preempted, hung = (store.run(run_id) for run_id in frame["run_id"])

@@ -304,7 +304,7 @@ def test_a_driver_that_is_killed_while_it_creates_the_database(tmp_path: Path) -
     assert len(loss_curve(MlflowClient(uri), runs_of(MlflowClient(uri))["pretrain-a"].info.run_id)) == 2
 
 
-def test_nothing_new_contacts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_is_not_contacted_if_nothing_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second run of a finished study does not wait for MLflow; another report, or another run, is sent."""
     store, report = Store(tmp_path), tmp_path / "report.html"
     uri = tracking_uri("auto", store)

@@ -123,7 +123,7 @@ def test_resume_is_exact_to_the_bit(dropout: float, digits: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", ["incomplete", "flipped byte"])
-def test_a_damaged_checkpoint_is_passed_over(damage: str, digits: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped(damage: str, digits: Path, tmp_path: Path) -> None:
     unbroken = train(digits, tmp_path / "unbroken", config())[0]
     train(digits, tmp_path / "again", config(), checkpoint=EAGER)
     newest = sorted((tmp_path / "again/checkpoints").iterdir())[-1]
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage: str, digits: Path, tmp_path
     assert result["eval/loss"] == unbroken["eval/loss"]
 
 
-def test_a_diverging_run_says_where(digits: Path, tmp_path: Path) -> None:
+def test_a_diverging_run_reports_the_step(digits: Path, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"not finite at step \d+; last finite loss") as caught:
         train(digits, tmp_path, config(recipe=recipe(optimizer="sgd", lr=1e30, warmup=0, grad_clip=0)))
     assert caught.value.step <= 10

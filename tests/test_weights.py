@@ -71,7 +71,7 @@ def test_round_trip_is_bit_exact(model: ModelConfig, layout: Layout, tmp_path: P
         assert path.read_bytes() == again.read_bytes()
 
 
-def test_own_files_carry_their_model(tmp_path: Path) -> None:
+def test_files_of_vitscale_contain_their_model(tmp_path: Path) -> None:
     for model in (VIT, MIXERS[0], MICRO_HYBRID, CIFAR_RESNET, *MICRO_CNNS):
         state = random_state(model)
         export_weights(state, model, tmp_path / "m.safetensors")
@@ -161,7 +161,7 @@ def test_foreign_names_and_shapes(
     assert tuple(tensors[name].shape) == shape
 
 
-def test_query_key_and_value_go_where_they_belong(tmp_path: Path) -> None:
+def test_query_key_and_value_are_not_swapped(tmp_path: Path) -> None:
     """The official kernels applied as the official code applies them: einsum over (width, heads, head width)."""
     state, arrays = random_state(VIT), np.load(written(tmp_path, VIT, "official"))
     x = torch.randn(3, 32)
@@ -262,7 +262,7 @@ def test_impossible_position_embeddings(tmp_path: Path) -> None:
     arrays = dict(np.load(written(tmp_path, VIT, "official")))
     arrays["Transformer/posembed_input/pos_embedding"] = np.zeros((1, 16, 32), np.float32)
     np.savez(tmp_path / "odd.npz", **arrays)
-    with pytest.raises(UserError, match="pos_embed: a position embedding of 16 tokens is not a square grid plus 1"):
+    with pytest.raises(UserError, match="pos_embed: the position embedding has 16 tokens, not a square grid plus 1 other"):
         import_weights(tmp_path / "odd.npz")
 
 
@@ -278,7 +278,7 @@ def test_impossible_position_embeddings(tmp_path: Path) -> None:
     ],
     ids=lambda value: getattr(value, "variant", value),
 )
-def test_what_a_layout_cannot_hold(model: ModelConfig, layout: Layout, field: str) -> None:
+def test_models_that_a_layout_does_not_support(model: ModelConfig, layout: Layout, field: str) -> None:
     with pytest.raises(UserError, match=field):
         entries_of(model, layout)
 
@@ -291,7 +291,7 @@ def test_unknown_layouts(tmp_path: Path) -> None:
         import_weights(written(tmp_path, BIT, "official"))
 
 
-def test_hugging_face_folder_says_what_it_is(tmp_path: Path) -> None:
+def test_hugging_face_folder_states_its_configuration(tmp_path: Path) -> None:
     config = json.loads((written(tmp_path, VIT, "hf") / "config.json").read_text())
     expected = {"hidden_act": "gelu_pytorch_tanh", "image_size": 32, "patch_size": 8, "num_labels": 5, "layer_norm_eps": 1e-6}
     assert {key: config[key] for key in expected} == expected

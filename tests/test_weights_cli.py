@@ -57,16 +57,16 @@ def test_models_lists_every_named_variant_without_torch() -> None:
     assert known["B/16"]["forward_flops"] == pytest.approx(35.1e9, rel=0.01), "ViT-B/16: 17.6 GMAC"
 
 
-def test_models_at_another_size_say_what_does_not_fit() -> None:
-    found = vitscale("models", "--image-size", 48).output
-    assert "B/16" in found
-    assert "not for images of 48 px: AlexNet, B/32, G/14" in found
+def test_models_at_another_size_lists_the_models_left_out() -> None:
+    output = vitscale("models", "--image-size", 48).output
+    assert "B/16" in output
+    assert "not for images of 48 px: AlexNet, B/32, G/14" in output
     nothing = vitscale("models", "--image-size", 0)
     assert (nothing.exit_code, "Invalid value for '--image-size'" in nothing.output) == (2, True)
 
 
 @pytest.mark.parametrize("layout", ["official", "hf"])
-def test_import_writes_a_file_that_carries_its_model(layout: str, tmp_path: Path) -> None:
+def test_import_writes_a_file_that_contains_its_model(layout: str, tmp_path: Path) -> None:
     source, dest = written(tmp_path, VIT, layout), tmp_path / "new" / "ours.safetensors"  # type: ignore[arg-type]
     done = vitscale("weights", "import", source, dest)
     assert done.exit_code == 0
@@ -101,7 +101,7 @@ def test_export_of_a_run(with_model: bool, tmp_path: Path) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in random_state(PRE).items())
 
 
-def test_export_says_where_another_codebase_computes_otherwise(tmp_path: Path) -> None:
+def test_export_notes_settings_that_another_codebase_does_not_support(tmp_path: Path) -> None:
     source = written(tmp_path, VIT, "official")
     done = vitscale("weights", "export", source, tmp_path / "t.safetensors", "--layout", "timm")
     assert "timm computes with gelu erf, these weights with tanh" in done.output
@@ -138,9 +138,9 @@ def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", [BIT, MICRO_HYBRID], ids=lambda model: model.family)
 def test_verify_knows_every_family(model: ModelConfig, tmp_path: Path) -> None:
-    found = verify_file(written(tmp_path, model, "timm"), model)
-    assert found.problems == ()
-    assert found.round_trips == {"official": True, "timm": True}
+    report = verify_file(written(tmp_path, model, "timm"), model)
+    assert report.problems == ()
+    assert report.round_trips == {"official": True, "timm": True}
 
 
 def test_two_files_are_compared_by_their_logits(tmp_path: Path) -> None:

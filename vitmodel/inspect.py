@@ -27,8 +27,8 @@ FILTERS = 28  # ViT paper, Figure 7
 def patch_filters(module: nn.Module, count: int = FILTERS) -> Array:
     """The leading principal components of the patch embedding's filters: (count, P, P, 3), of unit length, largest first.
 
-    Fewer if there are fewer; the sign is chosen so that the largest value is positive. Raises UserError for a module whose
-    patches are not of pixels.
+    There are fewer if the embedding has fewer. The sign is chosen so that the largest value is positive. Raises UserError for
+    a module whose patches are not of pixels.
     """
     vit = _vit(module)
     if isinstance(vit.patch_embed, HybridEmbed):

@@ -168,7 +168,7 @@ def index(
 def verify(folder: DatasetFolder, workers: Workers = None) -> None:
     """Check every byte of a dataset against its index.
 
-    Exit codes: 0 the dataset is complete and unchanged; 1 there are problems, one a line; 2 user error.
+    Exit codes: 0 the dataset is complete and unchanged; 1 there are problems, one per line; 2 user error.
     """
     import vitmodel.data.verify
 

@@ -23,11 +23,13 @@ from vitmodel.config.base import UserError
 app = typer.Typer()
 STUDY_FILES = (".yaml", ".yml")
 
-Side = Annotated[str, typer.Argument(help="A run id or its first characters, or the YAML file of a study.")]
+SIDE_HELP = "A run id or its first characters, or the YAML file of a study."
+First = Annotated[str, typer.Argument(metavar="FIRST", help=SIDE_HELP)]
+Second = Annotated[str, typer.Argument(metavar="SECOND", help=SIDE_HELP)]
 
 
 @app.command("diff")
-def compare(first: Side, second: Side, storage: StoragePath = "runs", as_json: Json = False) -> None:
+def compare(first: First, second: Second, storage: StoragePath = "runs", as_json: Json = False) -> None:
     """Show the settings in which two runs or studies differ.
 
     Compares resolved configurations, with every default filled in. For runs it also shows differences in provenance (git

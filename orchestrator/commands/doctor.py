@@ -49,7 +49,7 @@ def doctor(
 
 
 def print_findings(findings: list[CheckedFinding]) -> None:
-    """One row a finding; the fix below it."""
+    """One row per finding; the fix below it."""
     from rich.table import Table
     from rich.text import Text
 

@@ -184,7 +184,7 @@ def _read_image(path: Path, side: int) -> NDArray[np.uint8]:
     try:
         with Image.open(path, formats=ALLOWED_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+                raise ValueError(f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS} in total")
             short = min(image.size)
             left, top = (image.width - short) // 2, (image.height - short) // 2
             square = image.convert("RGB").crop((left, top, left + short, top + short))
@@ -203,7 +203,7 @@ def _batches(images: NDArray[np.uint8]) -> list[Any]:
 
 
 def _mean_over(compute: Callable[[Any, Any], Any], module: Classifier, images: NDArray[np.uint8]) -> Any:
-    """A quantity that is a mean over images, of them all."""
+    """The mean of a quantity over all images; `compute` gives its mean over one batch."""
     parts = [(compute(module, batch), len(batch)) for batch in _batches(images)]
     return sum(part * count for part, count in parts) / len(images)
 

@@ -66,7 +66,7 @@ Watch = Annotated[
 def status(study: StudyPathOrName, storage: Storage = None, as_json: Json = False, watch: Watch = None) -> None:
     """Show driver, progress and failures of a study.
 
-    One line a run: state, attempts, run id, name, step, last heartbeat, cause of a failure. Then the driver and the time
+    One line per run: state, attempts, run id, name, step, last heartbeat, cause of a failure. Then the driver and the time
     left. Reads the storage folder only, so it also works after the driver has died.
     """
     store, planned = _planned(study, storage)

@@ -122,7 +122,7 @@ def verify(
     Checks the names, shapes and values of the tensors, and that they are the same bit for bit after a conversion to every
     layout and back. With OTHER it also compares the logits of both files.
 
-    Exit codes: 0 no problems; 1 problems, one a line; 2 user error.
+    Exit codes: 0 no problems; 1 problems, one per line; 2 user error.
     """
     from vitmodel.weights.interchange import import_weights
     from vitmodel.weights.verify import logit_difference, verify_file

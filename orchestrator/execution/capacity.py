@@ -15,7 +15,7 @@ from orchestrator.plan.runs import Cell, WorkerGroup
 from orchestrator.spec.schema import Study
 from vitmodel.config.base import UserError
 
-INTERVAL_SECONDS = 5.0  # between two looks at a cluster that grows
+INTERVAL_SECONDS = 5.0  # between two checks of a cluster that grows
 
 
 class DrainedNodeError(Exception):

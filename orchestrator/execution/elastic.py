@@ -19,7 +19,7 @@ from orchestrator.store.records import ResizeRequest, as_json
 from orchestrator.store.state import State
 from vitmodel.files import write_json
 
-INTERVAL_SECONDS = 5.0  # between two looks for free resources
+INTERVAL_SECONDS = 5.0  # between two checks for free resources
 
 
 def sizes(bundle: Bundle) -> tuple[int, ...]:
@@ -46,7 +46,7 @@ def run(orders: BundleOrders, start: Callable[[int], int]) -> int:
             failures += 1
             if failures > orders.group_failures:
                 raise
-            time.sleep(min(2.0**failures, LONGEST_PAUSE_SECONDS))  # also until the cluster has noticed what died
+            time.sleep(min(2.0**failures, LONGEST_PAUSE_SECONDS))  # gives the cluster time to detect dead workers
         finally:
             is_over.set()
             watch.join()  # a request to this group must not reach the next one

@@ -27,8 +27,8 @@ def sweeping() -> Iterator[None]:
         while not is_over.wait(INTERVAL_SECONDS):
             try:
                 remove_abandoned()
-            except Exception as error:  # the head may be unreachable for a moment; the next look sees the same
-                log.warning("cannot look for abandoned placement groups: %s", str(error).partition("\n")[0])
+            except Exception as error:  # the head may be unreachable for a moment; the next check sees the same
+                log.warning("cannot list abandoned placement groups, will try again: %s", str(error).partition("\n")[0])
 
     thread = threading.Thread(target=sweep, name="janitor", daemon=True)
     thread.start()

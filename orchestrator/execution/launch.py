@@ -69,7 +69,10 @@ def launch(study: Study, plan: Plan, bundles: list[Bundle], slots: dict[WorkerGr
         shutil.rmtree(scratch, ignore_errors=True)
     errors = [str(error) for error in results.errors] + [r.metrics["error"] for r in results if (r.metrics or {}).get("error")]
     for error in errors:
-        log.error("a bundle ended early: %s", redact(error.strip().splitlines()[-1], variables_of(study)))
+        log.error(
+            "a bundle ended early, run the study again to retry its runs: %s",
+            redact(error.strip().splitlines()[-1], variables_of(study)),
+        )
     if not is_driven_by(folder, session):
         raise LeaseHeldError("another driver has taken over the study")
     mark_unfinished(tuple(cell for bundle in bundles for cell in bundle.cells), store, stop_request(folder))

@@ -1,4 +1,4 @@
-"""What a worker group is told to do: the frozen models that travel from the driver to the workers of one bundle."""
+"""The orders of a worker group: the frozen models that travel from the driver to the workers of one bundle."""
 
 from __future__ import annotations
 

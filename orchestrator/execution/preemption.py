@@ -19,7 +19,7 @@ from orchestrator.execution.network import choose_interface
 from orchestrator.execution.ray_internals import draining_nodes, torch_backend
 from vitmodel.training.preemption import handle_sigterm, is_preempted, set_preempted
 
-INTERVAL_SECONDS = 5.0  # between two looks for a drain of a worker's node; clouds give 30 s or more
+INTERVAL_SECONDS = 5.0  # between two checks for a drain of a worker's node; clouds give 30 s or more
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ def watch_for_drain() -> None:
             try:
                 if node in draining_nodes():
                     set_preempted()
-            except Exception as error:  # the head may be unreachable for a moment; the next look sees the same
-                log.warning("cannot look for drained nodes: %s", str(error).partition("\n")[0])
+            except Exception as error:  # the head may be unreachable for a moment; the next check sees the same
+                log.warning("cannot list drained nodes, will try again: %s", str(error).partition("\n")[0])
             time.sleep(INTERVAL_SECONDS)
 
     threading.Thread(target=watch, name="drain-watch", daemon=True).start()

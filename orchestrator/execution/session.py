@@ -45,7 +45,7 @@ def ray_session() -> Iterator[list[dict[str, float]]]:
     except Exception as error:  # Ray raises plain exceptions here
         first_line = str(error).strip().partition("\n")[0]
         where = f"cannot be reached at {os.environ['RAY_ADDRESS']}" if on_cluster() else "did not start on this machine"
-        raise NoClusterError(f"Ray {where}: {first_line}; `vitscale doctor` checks what it needs") from error
+        raise NoClusterError(f"Ray {where}: {first_line}; run `vitscale doctor` to find the cause") from error
     try:
         yield nodes_of_cluster()
     finally:

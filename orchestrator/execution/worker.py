@@ -2,7 +2,7 @@
 
 Runs in every worker of the group. Worker 0 alone decides what to run next and writes results; the others follow. An attempt
 that fails records why (store/attempts.py). Where the other workers may hang because of it, the group ends; Ray Train
-restarts it, and it continues where the store says.
+restarts it, and it continues from the state in the store.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from vitmodel.training.resume import CheckpointMismatchError
 from vitmodel.training.run import STACKS, execute
 from vitmodel.weights.header import WEIGHTS_FILE
 
-STOP_CHECK_SECONDS = 1.0  # between two looks for a request to stop
+STOP_CHECK_SECONDS = 1.0  # between two checks for a stop request
 
 Note = Callable[[Entry], None]  # appends one line to the metrics file
 
@@ -138,10 +138,10 @@ def _attempt(orders: BundleOrders, order: RunOrder, turn: Turn, worker: int) -> 
         metrics = execute(order.config, _context(orders, order, turn, fence=fence, note=note, end=end))
         if worker == 0 and not fence.is_current():
             raise SupersededError("another worker group works on this run now")
-    except DivergedError as error:  # seen by all workers at once
+    except DivergedError as error:  # raised on all workers at once
         end(AttemptEnding.FINAL, str(error))
         folder.fail(State.DIVERGED, str(error))
-    except StoppedError as error:  # seen by all workers at once
+    except StoppedError as error:  # raised on all workers at once
         end(AttemptEnding.PREEMPTION if error.is_preemption else AttemptEnding.STOPPED, str(error))
         if error.is_preemption:
             raise

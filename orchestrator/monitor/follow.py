@@ -26,7 +26,7 @@ from orchestrator.tracking.mlflow import Follower, tracking_uri
 
 LOOK_SECONDS, TRACK_SECONDS = 0.5, 5.0
 JOIN_SECONDS = 5.0  # wait for the thread, which a tracking server that never answers may block: the end takes under 30 s
-LOOK_SHARE = 20  # a look is followed by a pause of its own time, this many times over: looking costs at most 5% of a core
+LOOK_SHARE = 20  # after a scan of the store, pause this many times its duration: scans take at most 5% of a core
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Follow:
                     self.tracking.poll()  # in batches: MLflow takes time of the cores that train
                     tracked = time.monotonic()
             except OSError as error:  # a full or unavailable disk must not end the thread that reports it
-                log.warning("cannot follow the store: %s", error)
+                log.warning("cannot read the store, will try again: %s", error)
             is_over.wait(max(LOOK_SECONDS, LOOK_SHARE * look_seconds))
         self._print_stop()
         self.notifier.send_failures(progress.refresh(), self._labels, progress.counts())

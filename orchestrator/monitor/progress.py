@@ -132,7 +132,7 @@ class Progress:
         )
 
     def _eta_seconds(self) -> float | None:
-        """Seconds left, from how fast the planned work was done since the first step. None while that says too little."""
+        """Seconds left at the speed since the first step. None while it is too early for an estimate."""
         if self._first_step is None:
             return None
         began, planned_then = self._first_step

@@ -140,7 +140,7 @@ def slots(group: WorkerGroup, nodes: list[dict[str, float]]) -> int:
 
 
 def local_node() -> list[dict[str, float]]:
-    """This machine as a node, without asking Ray."""
+    """This machine as a node, without Ray."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = (
         len(list(Path("/dev").glob("nvidia[0-9]*"))) if visible is None else len([g for g in visible.split(",") if g.strip()])

@@ -39,7 +39,7 @@ DEVICES: dict[str, Device] = {
 
 
 def device_of(resources: Resources) -> Device:
-    """The stated device; `auto` is a CPU core, or an A100 where GPUs are asked for."""
+    """The stated device; `auto` is a CPU core, or an A100 where GPUs are requested."""
     if resources.device != "auto":
         return DEVICES[resources.device]
     return DEVICES["a100" if resources.gpus_per_worker == 1 else "cpu"]

@@ -21,7 +21,7 @@ from orchestrator.spec.study import StudyFile
 from vitmodel.config.base import UserError
 from vitmodel.data.remote import RetryPolicy
 
-BUNDLE_WORTH = 10  # beyond one bundle a slot: a bundle's work is at least this many times the cost of its launch
+BUNDLE_WORTH = 10  # beyond one bundle per slot: a bundle's work is at least this many times the cost of its launch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def make_bundles(cells: tuple[Cell, ...], slots: dict[WorkerGroup, int], mode: s
 
 
 def _fan_out(cells: tuple[Cell, ...]) -> list[Bundle]:
-    """One bundle a pretraining, the longest cells first; then one a fine-tune, and one for all probes of a cell."""
+    """One bundle per pretraining, the longest cells first; then one per fine-tune, and one for all probes of a cell."""
     first, rest = [], []
     for cell in sorted(cells, key=lambda cell: cell.sort_key):
         first.append((replace(cell, children=()), ""))

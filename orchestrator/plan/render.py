@@ -82,7 +82,7 @@ def _bundle_facts(bundle: Bundle) -> BundleFacts:
 
 
 def plan_as_text(plan: Plan, bundles: list[Bundle], done: int) -> str:
-    """The plan for a person: one line a cell, then the totals. `done`: runs that have a result already."""
+    """The plan for a person: one line per cell, then the totals. `done`: runs that have a result already."""
     table = Table(*COLUMNS, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for cell in plan.cells:
         table.add_row(*_cell_columns(cell))
@@ -119,11 +119,11 @@ def _totals_text(plan: Plan, bundles: list[Bundle], done: int) -> list[str]:
         f"compute   {sums.train_flops:.4g} training FLOPs; {sums.naive_train_flops:.4g} without sharing: "
         f"sharing saves a factor of {sums.sharing_saves:g}",
         f"estimate  {sums.gpu_hours:,.4g} GPU-hours, {sums.core_hours:,.4g} core-hours; "
-        f"at most {sums.largest_memory_bytes / 1e9:.3g} GB a worker",
+        f"at most {sums.largest_memory_bytes / 1e9:.3g} GB per worker",
         f"disk      {sums.weights_bytes / 1e9:.3g} GB of weights; while it runs, a checkpoint of up to "
         f"{sums.largest_checkpoint_bytes / 1e9:.3g} GB for each running training",
         f"assuming  {device.name}: {device.peak_flops:.3g} FLOP/s at {device.vit_utilisation:.0%} (ViT) and "
-        f"{device.resnet_utilisation:.0%} (ResNet) utilisation, {device.step_seconds * 1000:g} ms overhead a step, "
+        f"{device.resnet_utilisation:.0%} (ResNet) utilisation, {device.step_seconds * 1000:g} ms overhead per step, "
         f"{device.memory_bytes / 1e9:.3g} GB",
     ]
     if sums.cost is not None:

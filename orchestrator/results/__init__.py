@@ -1,4 +1,4 @@
-"""The rows of a study: one table, one row a run.
+"""The rows of a study: one table, one row per run.
 
 frame = results.collect("runs", "scaling")     # of the store, or of an MLflow server
 results.write(frame, folder); results.outcomes(frame); results.provenance("runs", "scaling"); results.COLUMNS

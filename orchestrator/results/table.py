@@ -132,12 +132,12 @@ def write(frame: pd.DataFrame, folder: Path) -> Path:
 
 def outcomes(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that a second execution must repeat value by value, sorted by run_id: no timings, attempts or hours."""
-    kept = frame[[name for name in frame.columns if name not in _NOT_OUTCOMES]]
-    return kept.sort_values("run_id").reset_index(drop=True)
+    columns = frame[[name for name in frame.columns if name not in _NOT_OUTCOMES]]
+    return columns.sort_values("run_id").reset_index(drop=True)
 
 
 def provenance(storage: Path, study: str) -> dict[str, str]:
-    """What the study's results were made with: git, python, packages, hosts and data, each with all values that occur."""
+    """The provenance of a study's results: git, python, packages, hosts and data, each with all values that occur."""
     store = Store(storage)
     plan = _plan(store, study)
     folders = [store.run(facts.run_id) for facts in plan.runs]

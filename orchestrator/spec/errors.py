@@ -68,7 +68,7 @@ def faults(
 
 
 def combined(errors: list[UserError]) -> UserError:
-    """One error of all: in the order of their lines, each place once."""
+    """All errors as one, in the order of their lines, one error per place."""
     unique: dict[tuple[str, int | None, str], UserError] = {}
     for error in errors:
         unique.setdefault((error.file, error.line, error.field or error.message), error)

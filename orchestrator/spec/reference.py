@@ -74,7 +74,7 @@ def reference_page() -> str:
     """The whole page as Markdown."""
     parts = [
         "# Reference of the study file",
-        f"Made from the schema by `{COMMAND}`; do not edit. How sections work together: [study.md](study.md).",
+        f"Generated from the schema by `{COMMAND}`; do not edit. How sections work together: [study.md](study.md).",
         "Unknown keys are errors. `[]` stands for an entry of a list, `NAME` and `TASK` for a name that you choose.",
         _values(),
         "## Sections",

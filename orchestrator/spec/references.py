@@ -36,7 +36,7 @@ def check_models(tree: YamlTree, data: dict[str, Any]) -> list[UserError]:
     models = _at(data, "pretrain", "models")
     entries = [(entry["model"].variant, entry.get("recipe")) for entry in models] if isinstance(models, list) else []
     if any(variant == STAND_IN.variant for variant, _ in entries):
-        return []  # which variants there are is not known
+        return []  # the variants are not known
     errors = [
         tree.error(
             f"{entry[0]} is listed twice with the same recipe",

@@ -3,7 +3,8 @@
     runs/<run_id>/       config.json, metrics-<attempt>.jsonl, end-<attempt>.json, checkpoints/, stacks/, model.safetensors,
                          failure.json | result.json
     studies/<name>/      plan.json, bundles/<id>.json, lease.json, stop.json, tracking.json, results.csv, report.html
-    data/<dataset>/      generated datasets
+    data/<dataset>/      datasets that were generated or packed for a study
+    imports/<name>/      tables of published results
     mlflow.db            tracking
 
 `result.json`, written last and atomically, marks a run as done. A run id means the same result in every study.

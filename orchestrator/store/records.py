@@ -28,7 +28,7 @@ class AttemptEnding(StrEnum):
     OOM = "oom"
     STALL = "stall"
     STOPPED = "stopped"  # on request: by a limit, or to continue with another number of workers
-    FINAL = "final"  # an error that would occur again; the run's failure says which
+    FINAL = "final"  # an error that would occur again; the run's failure states which
 
 
 class Provenance(Record):

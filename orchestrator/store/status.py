@@ -157,7 +157,7 @@ def _work_seconds(store: Store, plan: PlanFile, runs: tuple[RunStatus, ...]) -> 
 
 
 def as_text(status: Status) -> str:
-    """One line a run, then the driver and the time left."""
+    """One line per run, then the driver and the time left."""
     lines = [_line(run, status) for run in status.runs]
     states = ", ".join(f"{number} {state.lower()}" for state, number in status.counts.items())
     lines.append(f"{status.counts.get('DONE', 0)} of {len(status.runs)} runs done ({states})")

@@ -1,4 +1,4 @@
-"""What changed in the store since the last look. Progress, tracking and limits all follow a study through here."""
+"""What changed in the store since the last scan. Progress, tracking and limits all follow a study through here."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class RunChange:
 
 
 class Watch:
-    """Looks at a fixed set of runs and reports only those that changed since the last look."""
+    """Scans a fixed set of runs and reports only those that changed since the last scan."""
 
     def __init__(self, store: Store, run_ids: Iterable[str]) -> None:
         self._folders = [store.run(run_id) for run_id in run_ids]
         self._known: dict[str, Signature] = {}
 
     def look(self) -> list[RunChange]:
-        """Runs that changed since the last look."""
+        """Runs that changed since the last scan."""
         changed = []
         for folder in self._folders:
             current = signature(folder)

@@ -21,8 +21,8 @@ def steps_of(
         raise ValueError("a duration must have exactly one of epochs, steps and examples")
     if steps is not None:
         return steps
-    seen = examples if examples is not None else math.floor((epochs or 0) * dataset_size)
-    return max(1, seen // batch_size)
+    images = examples if examples is not None else math.floor((epochs or 0) * dataset_size)
+    return max(1, images // batch_size)
 
 
 def span_steps(span: float, total_steps: int) -> int:

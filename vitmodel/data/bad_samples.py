@@ -82,7 +82,7 @@ class BadSamples:
 
 
 def append(path: Path, bad_samples: list[BadSample]) -> None:
-    """Append bad samples to a file, one JSON object a line."""
+    """Append bad samples to a file, one JSON object per line."""
     if bad_samples:
         with path.open("a") as file:
             file.write("".join(bad.model_dump_json() + "\n" for bad in bad_samples))

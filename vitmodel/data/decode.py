@@ -50,13 +50,13 @@ class Header(NamedTuple):
 def read_header(data: bytes) -> Header:
     """Kind and size of an image, checked against the limits before any pixel is decoded. Raises DecodeError."""
     if len(data) > MAX_BYTES:
-        raise DecodeError(f"{len(data)} bytes, more than {MAX_BYTES}")
+        raise DecodeError(f"{len(data)} bytes; the limit is {MAX_BYTES}")
     try:
         header = _header(data)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
         raise DecodeError(str(error)) from error
     if header.width * header.height > MAX_PIXELS:
-        raise DecodeError(f"{header.width} x {header.height} pixels, more than {MAX_PIXELS}")
+        raise DecodeError(f"{header.width} x {header.height} pixels; the limit is {MAX_PIXELS} in total")
     return header
 
 

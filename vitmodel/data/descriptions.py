@@ -50,7 +50,7 @@ class TarsFormat(Frozen):
 
 
 class ListsFormat(Frozen):
-    """Images named in text files, one a line. Columns are separated by blanks; lines that start with # are skipped."""
+    """Images named in text files, one per line. Columns are separated by blanks; lines that start with # are skipped."""
 
     format: Literal["lists"]
     lists: dict[SplitName, tuple[str, ...]] = Field(min_length=1)

@@ -43,12 +43,12 @@ def check_image(data: bytes, resize: int | None = None) -> CheckedImage:
     The bytes are unchanged unless the image is resized. Raises ValueError with the reason.
     """
     if len(data) > MAX_BYTES:
-        raise ValueError(f"{len(data)} bytes, more than {MAX_BYTES}")
+        raise ValueError(f"{len(data)} bytes; the limit is {MAX_BYTES}")
     try:
         with Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS)) as image:
             kind, (width, height) = str(image.format), image.size
             if width * height > MAX_PIXELS:  # from the header: nothing is decoded yet
-                raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
+                raise ValueError(f"{width} x {height} pixels; the limit is {MAX_PIXELS} in total")
             if kind == "JPEG":
                 _decode_jpeg(data)
             if kind == "PNG":

@@ -54,7 +54,7 @@ class NodeCache:
         if (copy := _open_copy(path, size)) is not None:
             return copy
         if size > self.limit_bytes:
-            raise CacheFullError(f"{size} bytes, more than the cache's limit of {self.limit_bytes}")
+            raise CacheFullError(f"{size} bytes do not fit into the cache; its limit is {self.limit_bytes}")
         try:
             with self._lock(sha256[:2]):  # one process downloads, the others wait and open its copy
                 return _open_copy(path, size) or self._download(url, path, size, sha256, retry_policy)
@@ -122,5 +122,5 @@ def _download(url: str, path: Path, size: int, sha256: str, retry_policy: RetryP
                 digest.update(data)
                 file.write(data)
         if digest.hexdigest() != sha256:
-            raise RemoteError(f"{url}: not the {size} bytes in the index: the checksum differs")
+            raise RemoteError(f"{url}: the checksum differs from the index: the file was changed, or damaged in transfer")
         return io.FileIO(partial)

@@ -74,7 +74,7 @@ def _sample_members(path: Path, file: BinaryIO, ignore: tuple[str, ...]) -> Iter
             raise _error(path, member, f"extension {extension!r} is neither image nor label", ", ".join(IMAGES + LABELS))
         limit = MAX_BYTES if member.extension in IMAGES else MAX_LABEL_BYTES
         if info.size > limit:
-            raise _error(path, member, f"{info.size} bytes, more than {limit}")
+            raise _error(path, member, f"{info.size} bytes; the limit is {limit}")
         yield str(name.with_name(stem)), member
 
 

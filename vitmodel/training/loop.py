@@ -142,7 +142,7 @@ def train_step(job: TrainJob, engine: Any, loaded: LoadedBatch, step: int) -> Te
 
 
 def forward_backward(job: TrainJob, engine: Any, images: Tensor, targets: Targets, batch: Batch) -> Tensor:
-    """Loss and gradients of one micro-batch. The loss is the minimised one, with smoothed and mixed labels."""
+    """Loss and gradients of one micro-batch. This is the loss that is minimised, with smoothed and mixed labels."""
     loss = job.objective.loss(engine, images, targets, batch)
     engine.backward(loss)
     return loss.detach()

@@ -38,7 +38,8 @@ def resume(job: TrainJob, engine: Any, context: Context) -> tuple[int, list[floa
     allowed = LOSS_TOLERANCE[resolve_precision(job.recipe)] * max(1.0, abs(saved))
     if not difference <= allowed:
         raise CheckpointMismatchError(
-            f"checkpoint-mismatch: fixed-batch loss differs by {float(difference):.3g} from the saved {saved}"
+            f"checkpoint-mismatch: fixed-batch loss differs by {float(difference):.3g} from the saved {saved}; "
+            f"remove {context.folder / CHECKPOINTS} to train the run from the start"
         )
     context.on_start(manifest)
     return manifest["step"], manifest["losses"]

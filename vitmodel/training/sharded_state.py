@@ -82,5 +82,5 @@ class RangeReader:
             if low < high:
                 parts.append(load(low - first, high - first))
         if (length := sum(map(len, parts))) != count:
-            raise KeyError(f"{kind} of {name}: {length} of {count} elements from {start}")
+            raise KeyError(f"the checkpoint has {length} of {count} elements of {kind} {name}, from element {start}")
         return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -60,7 +60,7 @@ def load_for_transfer(module: nn.Module, path: Path) -> None:
 
 
 def check_fit(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
-    """Raise UserError with every wrong shape, missing and unexpected name, one a line, if there are any."""
+    """Raise UserError with every wrong shape, missing and unexpected name, one per line, if there are any."""
     wrong = {kind: lines for kind, lines in differences(state, expected).items() if lines}
     if not wrong:
         return

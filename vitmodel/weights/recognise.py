@@ -217,5 +217,5 @@ def square_grid(tokens: int, prefix: int, grid: tuple[int, int] | None = None) -
     rows, columns = grid or (side, side)
     if rows * columns != tokens - prefix or tokens <= prefix:
         shape = f"grid of {rows} x {columns}" if grid else "square grid"
-        raise UserError(f"a position embedding of {tokens} tokens is not a {shape} plus {prefix}", field="pos_embed")
+        raise UserError(f"the position embedding has {tokens} tokens, not a {shape} plus {prefix} other", field="pos_embed")
     return rows, columns
