@@ -18,8 +18,11 @@ class MlpConfig(Frozen):
     """A perceptron with one hidden layer."""
 
     family: Literal["mlp"]
-    variant: str
-    width: int = Field(gt=0)
+    """The family's name."""
+    variant: str = Field(examples=["MLP-96"])
+    """Name of the model in results; it does not enter run ids."""
+    width: int = Field(gt=0, examples=["96"])
+    """Width of the hidden layer."""
 
 
 def _named(variant: str) -> MlpConfig | None:
