@@ -1,4 +1,4 @@
-"""The one place where an MLflow client is made: quiet, without telemetry, and quick to give up on a server that is down."""
+"""Creates MLflow clients: without log output or telemetry, with short timeouts for an unavailable server."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def storage_root(path: str) -> Path:
 
 
 def pack_missing(prepared: Prepared, storage: str | None) -> Prepared:
-    """Pack the described datasets whose downloads are there, then plan again with their indexes."""
+    """Pack the described datasets whose downloads exist, then plan again with their indexes."""
     from orchestrator.execution import packing
 
     packed = packing.pack_missing(prepared.file, prepared.plan.datasets, prepared.plan.missing_indexes)

@@ -30,7 +30,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the long chains first: they often wait, and the other tests use the cores meanwhile."""
+    """Start the long chains first: they often wait, and other tests can use the cores."""
     items.sort(key=lambda item: item.path.stem not in CHAINS)
 
 

@@ -1,4 +1,4 @@
-"""Descriptions of known datasets: strict, consistent, and used by the command line and by studies as they stand."""
+"""Descriptions of known datasets: strict, consistent, and used by the command line and by studies."""
 
 from __future__ import annotations
 

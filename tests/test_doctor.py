@@ -249,7 +249,7 @@ def test_the_command(write_study: WriteStudy, silent: int, tmp_path: Path, monke
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line a finding and its fix below, whole where the output is not a terminal, and with nothing taken for markup."""
+    """One line per finding and its fix below. Lines are not cut if the output is no terminal; text is not read as markup."""
     findings = [Finding(level=Level.OK, text="fine [bold]:smile:" + " word" * 60), warn("little space", "free [some] of it")]
     print_findings([CheckedFinding(check="storage", finding=finding) for finding in findings])
     lines = capsys.readouterr().out.splitlines()

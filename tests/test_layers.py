@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-# A package, or a module that stands by itself, and its layer. Where a package has two layers, the entry of the module counts.
+# A package, or a module outside of a package, and its layer. Where a package has two layers, the entry of the module counts.
 LAYERS: dict[str, str] = {
     **dict.fromkeys(("vitmodel.files", "vitmodel.config", "vitmodel.flops"), "L0"),
     **dict.fromkeys(("vitmodel.weights.recognise", "vitmodel.weights.header"), "L0"),  # what planning reads of a weights file
@@ -51,7 +51,7 @@ def module_name(path: Path) -> str:
 
 
 def package_of(module: str) -> str:
-    """`orchestrator.plan` of `orchestrator.plan.axes`; a module that stands by itself is its own package."""
+    """`orchestrator.plan` of `orchestrator.plan.axes`; a module outside of a package counts as its own package."""
     return ".".join(module.split(".")[:2])
 
 

@@ -228,7 +228,7 @@ def test_vit_is_the_papers_equations(config: ModelConfig) -> None:
     assert torch.allclose(module(images), expected, atol=1e-10)
 
 
-def looks_like(mixer: Attention, allowed_TT: Tensor, grid: tuple[int, int]) -> None:
+def assert_equals_masked_attention(mixer: Attention, allowed_TT: Tensor, grid: tuple[int, int]) -> None:
     """The mixer equals full attention under a mask."""
     full = Attention(16, 2).double()
     full.load_state_dict(mixer.double().state_dict())
@@ -241,13 +241,13 @@ def test_windows_are_full_attention_under_a_mask(shift: int) -> None:
     rows, columns = torch.meshgrid(torch.arange(8), torch.arange(12), indexing="ij")
     windows = torch.stack([(rows + 4 - shift) // 4, (columns + 4 - shift) // 4]).flatten(1)
     same = (windows[:, :, None] == windows[:, None, :]).all(0)
-    looks_like(WindowAttention(16, 2, (8, 12), 4, shift), same, (8, 12))
+    assert_equals_masked_attention(WindowAttention(16, 2, (8, 12), 4, shift), same, (8, 12))
 
 
 @pytest.mark.parametrize("along_rows", [True, False])
 def test_axial_is_full_attention_under_a_mask(along_rows: bool) -> None:
     places = torch.meshgrid(torch.arange(3), torch.arange(5), indexing="ij")[0 if along_rows else 1].flatten()
-    looks_like(AxialAttention(16, 2, (3, 5), along_rows), places[:, None] == places[None, :], (3, 5))
+    assert_equals_masked_attention(AxialAttention(16, 2, (3, 5), along_rows), places[:, None] == places[None, :], (3, 5))
 
 
 def test_axes_and_shifts_alternate() -> None:

@@ -90,8 +90,8 @@ def test_one_post_per_event_with_its_cause_and_no_secret(receive, tmp_path: Path
     for name, state in (("a", State.FAILED), ("b", State.DIVERGED), ("c", State.STALLED)):
         store.run(name).begin(run_record())
         store.run(name).fail(state, f"cannot reach http://127.0.0.1:{server.server_port}/{CANARY}\nTraceback")
-    sender.send_failures(watch.look(), {"a": "ViT a", "b": "ViT b", "c": "ViT c"}, counts())
-    sender.send_failures(watch.look(), {}, counts())
+    sender.send_failures(watch.scan(), {"a": "ViT a", "b": "ViT b", "c": "ViT c"}, counts())
+    sender.send_failures(watch.scan(), {}, counts())
     sender.send("done", counts())
     sender.close()
     failed, stalled, done = server.arrived(3)

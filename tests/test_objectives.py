@@ -66,7 +66,7 @@ def test_masks_are_a_function_of_seed_epoch_and_sample() -> None:
     samples, epochs = np.array([5, 9, 5, 9]), np.array([0, 0, 1, 1])
     whole = patch_order(Batch(samples, epochs), 3, 49)
     assert (np.sort(whole, axis=1) == np.arange(49)).all()
-    for place in range(4):  # wherever in whichever batch the sample stands
+    for place in range(4):  # for any batch, and any position of the sample in it
         alone = patch_order(Batch(samples[place : place + 1], epochs[place : place + 1]), 3, 49)
         assert (alone[0] == whole[place]).all()
     assert len({tuple(row) for row in whole}) == 4
@@ -116,10 +116,10 @@ def test_corrupted_embeddings_are_mask_other_or_their_own() -> None:
 def test_an_autoencoder_encodes_visible_patches_alone() -> None:
     module = build_for_training(MAE, VIT, 32, 10, seed=0).eval()
     images, order = images_and_order()
-    seen: list[int] = []
-    module.encoder.blocks[0].register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape[1]))
+    token_counts: list[int] = []
+    module.encoder.blocks[0].register_forward_hook(lambda _, inputs, output: token_counts.append(inputs[0].shape[1]))
     module(images, order)
-    assert seen == [17], "16 of 64 patches and the class token"
+    assert token_counts == [17], "16 of 64 patches and the class token"
     tiles = masked_targets.patch_pixels(images, 4)
     hidden = masked.put(tiles, order[:, 16:], torch.randn(8, 48, 48))
     changed = hidden.view(8, 8, 8, 4, 4, 3).permute(0, 5, 1, 3, 2, 4).reshape(8, 3, 32, 32)
@@ -248,18 +248,18 @@ def test_both_learn_and_transfer(name: str, falls_to: float, digits: Path, tmp_p
 def test_resume_is_exact_to_the_bit(name: str, digits: Path, tmp_path: Path) -> None:
     run = config(objective=OBJECTIVES[name], recipe=recipe(augment="shift", layer_decay=0.8))
     unbroken = train(digits, tmp_path / "unbroken", run)[1]
-    seen: list[dict[str, float]] = []
+    reports: list[dict[str, float]] = []
 
     def cut(entry: dict[str, float]) -> None:
         if entry["step"] > 30:
             raise CutError
-        seen.append(entry)
+        reports.append(entry)
 
     with pytest.raises(CutError):
         train(digits, tmp_path / "broken", run, checkpoint=CheckpointPolicy(seconds=0.0), report=cut)
     result, rest = train(digits, tmp_path / "broken", run)
     assert 0 < result["start_step"] <= 30
-    assert {**losses(seen), **rest} == unbroken
+    assert {**losses(reports), **rest} == unbroken
     assert (tmp_path / "broken" / WEIGHTS_FILE).read_bytes() == (tmp_path / "unbroken" / WEIGHTS_FILE).read_bytes()
 
 

@@ -73,17 +73,17 @@ def test_gpu_hours_count_every_attempt_and_read_only_what_changed(tmp_path: Path
     for run in runs[:10]:
         finish(store, run.run_id, 0.5)  # two GPUs for 72 seconds
     spent, watch = GpuHours(plan_of(store)), Watch(store, [run.run_id for run in runs])
-    spent.update(change.folder for change in watch.look())
+    spent.update(change.folder for change in watch.scan())
     assert spent.total == pytest.approx(10 * 0.04)
-    assert not watch.look(), "nothing changed, so no file is read again"
+    assert not watch.scan(), "nothing changed, so no file is read again"
     begun = store.run(runs[15].run_id).begin(run_record(), GROUP.workers)
     start = json.loads(begun.read_text())["begin"]
     with begun.open("a") as file:
         file.write(json.dumps({"step": 1, "time": start + 3600}) + "\n")
-    changed = watch.look()
+    changed = watch.scan()
     assert [change.folder.run_id for change in changed] == [runs[15].run_id]
     spent.update(change.folder for change in changed)
     assert spent.total == pytest.approx(10 * 0.04 + GROUP.workers)
     finish(store, runs[15].run_id, 0.5)  # its result replaces the hours counted while it ran
-    spent.update(change.folder for change in watch.look())
+    spent.update(change.folder for change in watch.scan())
     assert spent.total == pytest.approx(11 * 0.04)

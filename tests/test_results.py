@@ -21,7 +21,7 @@ from orchestrator.store.records import Provenance, RunResult
 from orchestrator.store.state import State
 from vitmodel.config.base import UserError
 
-ROW_OF_THE_DESIGN = (
+EXPECTED_COLUMNS = (
     "study, run_id, parent_id, phase, family, variant, recipe, params, forward_flops, dataset, dataset_size, length, epochs, "
     "steps, examples_seen, train_flops, pretrain_flops, task, finetune_epochs, resolution, shots, seed, upstream_loss, "
     "upstream_top1, top1, error, real_top1, workers, zero_stage, gpu_hours, images_per_second, mfu, status, attempts, "
@@ -135,7 +135,7 @@ def test_columns_are_the_same_for_an_empty_and_a_finished_study(tmp_path: Path) 
     full_store(full)
     for root in (empty, full):
         frame = results.collect(root, "toy")
-        assert list(frame.columns) == ROW_OF_THE_DESIGN.split(", ")
+        assert list(frame.columns) == EXPECTED_COLUMNS.split(", ")
         assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == results.COLUMNS
 
 
@@ -201,7 +201,7 @@ def test_written_files_contain_the_table(tmp_path: Path) -> None:
     path = results.write(frame, tmp_path / "out")
     pd.testing.assert_frame_equal(pd.read_parquet(path.with_name("results.parquet")), frame)
     back = pd.read_csv(path, keep_default_na=False)
-    assert list(back.columns) == ROW_OF_THE_DESIGN.split(", ")
+    assert list(back.columns) == EXPECTED_COLUMNS.split(", ")
     assert len(back) == len(frame)
     assert sorted(p.name for p in path.parent.iterdir()) == ["results.csv", "results.parquet"]
 

@@ -53,7 +53,7 @@ def test_attempts_make_one_curve(tmp_path: Path) -> None:
 
 
 def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
-    """A process rewrites a file as fast as it can and is killed; what is left is whole."""
+    """A process rewrites a file as fast as it can and is killed; the file that remains is complete."""
     path = tmp_path / "x.json"
     write_json(path, {"n": list(range(2000))})
     code = "import sys; from pathlib import Path; from vitmodel.files import write_json\n"
@@ -71,16 +71,16 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
 def test_the_watch_reports_changes_once(tmp_path: Path) -> None:
     store = Store(tmp_path)
     watch = Watch(store, ["a", "b"])
-    assert watch.look() == []
+    assert watch.scan() == []
     metrics = store.run("a").begin(run_record())
-    assert [(change.folder.run_id, change.state) for change in watch.look()] == [("a", State.RUNNING)]
-    assert watch.look() == []
+    assert [(change.folder.run_id, change.state) for change in watch.scan()] == [("a", State.RUNNING)]
+    assert watch.scan() == []
     with metrics.open("a") as file:
         file.write(entry(7, 0.5))
-    assert watch.look()[0].last["step"] == 7
+    assert watch.scan()[0].last["step"] == 7
     store.run("a").finish(run_result("a"))
-    assert watch.look()[0].state is State.DONE
-    assert watch.look() == []
+    assert watch.scan()[0].state is State.DONE
+    assert watch.scan() == []
 
 
 def test_a_live_lease_is_respected_and_that_of_a_dead_driver_is_taken(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_two_workers_and_a_model_that_diverges(write_study: WriteStudy, tmp_path
 
 
 @pytest.mark.slow
-def test_fine_tunes_as_bundles_of_their_own(
+def test_fine_tunes_in_separate_bundles(
     undisturbed: tuple[Path, Path, subprocess.CompletedProcess[str]], write_study: WriteStudy, tmp_path: Path
 ) -> None:
     """They start in their own groups when their pretraining is done, with the same results; none after a diverged one."""

@@ -156,7 +156,7 @@ def test_three_uneven_shards_on_two_workers(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     results: list[dict[str, Any]] = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
-    trained = [result.pop("trained") for result in results]  # two epochs of 20: four a step, two each
+    trained = [result.pop("trained") for result in results]  # two epochs of 20 images: four per step, two per worker
     assert [[len(batch) for batch in batches] for batches in trained] == [[2] * 10] * 2
     assert np.bincount(np.concatenate([np.ravel(batches) for batches in trained])).tolist() == [2] * 20
     assert results[0] == results[1]

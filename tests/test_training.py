@@ -62,10 +62,10 @@ def losses(metrics: list[dict[str, float]]) -> dict[float, float]:
 
 def train(root: Path, folder: Path, run: RunConfig, **context: Any) -> tuple[dict[str, float], dict[float, float]]:
     folder.mkdir(exist_ok=True)
-    seen: list[dict[str, float]] = []
-    keys = {"micro_batch": 64, "report": seen.append, **context}
+    reports: list[dict[str, float]] = []
+    keys = {"micro_batch": 64, "report": reports.append, **context}
     result = execute(run, Context(folder=folder, data_root=root, **keys))
-    return result, losses(seen)
+    return result, losses(reports)
 
 
 @pytest.mark.parametrize("model", [VIT, RESNET], ids=["vit", "resnet"])
@@ -78,7 +78,7 @@ def test_both_families_learn_real_digits(model: ViTConfig | ResNetConfig, digits
 
 
 def test_bf16_learns_too(digits: Path, tmp_path: Path) -> None:
-    """The precision of a GPU, on the CPU; the weights that it leaves are the fp32 masters."""
+    """The precision of a GPU, on the CPU; the saved weights are the fp32 masters."""
     from safetensors.torch import load_file
 
     result, _ = train(digits, tmp_path, config(steps=170, recipe=recipe(precision="bf16")))
@@ -105,19 +105,19 @@ def test_accumulation_leaves_the_batch_as_it_is(digits: Path, tmp_path: Path) ->
 def test_resume_is_exact_to_the_bit(dropout: float, digits: Path, tmp_path: Path) -> None:
     run = config(recipe=recipe(dropout=dropout, augment="shift"))
     unbroken_result, unbroken = train(digits, tmp_path / "unbroken", run)
-    seen: list[dict[str, float]] = []
+    reports: list[dict[str, float]] = []
 
     def cut(entry: dict[str, float]) -> None:
         if entry["step"] > 30:
             raise CutError
-        seen.append(entry)
+        reports.append(entry)
 
     folder = tmp_path / "broken"
     with pytest.raises(CutError):
         execute(run, Context(folder=folder, data_root=digits, micro_batch=64, checkpoint=EAGER, report=cut))
     result, rest = train(digits, folder, run)
     assert 0 < result["start_step"] <= 30
-    assert {**losses(seen), **rest} == unbroken
+    assert {**losses(reports), **rest} == unbroken
     assert result["eval/loss"] == unbroken_result["eval/loss"]
     assert (folder / WEIGHTS_FILE).read_bytes() == (tmp_path / "unbroken" / WEIGHTS_FILE).read_bytes()
 
@@ -170,11 +170,11 @@ from vitmodel.training.engine import leave_process_group
 from vitmodel.training.context import Context
 from vitmodel.training.run import execute
 spec = json.loads(Path(sys.argv[1]).read_text())
-seen = []
+reports = []
 result = execute(RunConfig.model_validate_json(json.dumps(spec["config"])), Context(folder=Path(spec["folder"]),
-    data_root=Path(spec["data"]), micro_batch=spec["micro_batch"], zero_stage=spec["zero_stage"], report=seen.append))
+    data_root=Path(spec["data"]), micro_batch=spec["micro_batch"], zero_stage=spec["zero_stage"], report=reports.append))
 if torch.distributed.get_rank() == 0:
-    Path(spec["folder"], "seen.json").write_text(json.dumps({"result": result, "losses": [e["train/loss"] for e in seen]}))
+    Path(spec["folder"], "out.json").write_text(json.dumps({"result": result, "losses": [e["train/loss"] for e in reports]}))
 leave_process_group()
 """
 
@@ -195,8 +195,8 @@ def by_torchrun(digits: Path, tmp_path: Path, run: RunConfig) -> tuple[dict[str,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads((folder / "seen.json").read_text())
-    return seen["result"], seen["losses"]
+    outcome = json.loads((folder / "out.json").read_text())
+    return outcome["result"], outcome["losses"]
 
 
 @pytest.fixture(scope="module")
@@ -241,13 +241,13 @@ def test_evaluation_counts_each_sample_once(digits: Path) -> None:
 
     def right(images: torch.Tensor) -> torch.Tensor:
         """Knows the answers, in order."""
-        start = right.seen  # type: ignore[attr-defined]
-        right.seen = min(start + len(images), data.size)  # type: ignore[attr-defined]
+        start = right.evaluated  # type: ignore[attr-defined]
+        right.evaluated = min(start + len(images), data.size)  # type: ignore[attr-defined]
         places = np.minimum(np.arange(start, start + len(images)), data.size - 1)
         return torch.nn.functional.one_hot(torch.from_numpy(data.labels[places]), 10).float() * 50
 
     for batch_size in (1, 64, 723, 1000):
-        right.seen = 0  # type: ignore[attr-defined]
+        right.evaluated = 0  # type: ignore[attr-defined]
         result = evaluate(right, data, batch_size=batch_size)
         assert result["eval/samples"] == 723
         assert result["eval/top1"] == 1.0

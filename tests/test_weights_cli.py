@@ -93,7 +93,7 @@ def test_timm_files_need_a_model_where_no_shape_determines_the_heads(tmp_path: P
 
 @pytest.mark.parametrize("with_model", [True, False])
 def test_export_of_a_run(with_model: bool, tmp_path: Path) -> None:
-    """Also of stores whose files do not carry their model yet."""
+    """Also of stores whose files do not contain their model yet."""
     run_in_store(tmp_path, PRE, with_model=with_model)
     done = vitscale("weights", "export", "pretrain-01", tmp_path / "w.npz", "--layout", "official", "--storage", tmp_path)
     assert done.exit_code == 0, done.exception

@@ -98,7 +98,7 @@ def _planned(study: Path, storage: str | None) -> tuple[Store, PlanFile]:
 
 
 def _is_driven(store: Store, plan: PlanFile) -> bool:
-    """Whether a live driver runs the study: then the plan that it runs counts, not the present content of the file."""
+    """Whether a live driver runs the study: its plan is then used instead of the current content of the file."""
     lease = lease_of(store.study(plan.study))
     return lease is not None and is_alive(lease)
 

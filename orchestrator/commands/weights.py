@@ -51,7 +51,7 @@ FromLayout = Annotated[
 ]
 ToLayout = Annotated[
     Target,
-    typer.Option("--layout", help="Layout to write: official (.npz), timm or ours (.safetensors), hf (a folder)."),
+    typer.Option("--layout", help="Layout to write: official (.npz), timm or ours (vitscale; .safetensors), hf (a folder)."),
 ]
 Tolerance = Annotated[
     float,

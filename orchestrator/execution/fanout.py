@@ -1,6 +1,6 @@
 """`resources.bundle: run`: runs that start from a pretraining become trials of their own as soon as it is done.
 
-A Tune searcher that proposes no hyperparameters: it hands out bundles in the given order, each once the pretraining that it
+A Tune searcher that proposes no hyperparameters: it returns bundles in the given order, each once the pretraining that it
 waits for has a result. Its state is in the store, so nothing of it is saved or restored.
 """
 

@@ -80,6 +80,6 @@ class BundleOrders(Record):
 
     @property
     def group_failures(self) -> int:
-        """How often a worker group may fail before its bundle is given up: every retry of every run, and one more."""
+        """How often a worker group may fail before its bundle ends: every retry of every run, and one more."""
         retries = self.retries
         return (retries.failures + retries.preemptions + retries.oom + retries.stalls + 1) * len(self.runs)

@@ -50,7 +50,7 @@ def pack_visibly(config: PackConfig | GeneratedConfig, root: Path, options: Pack
 def pack_described(
     description: Description, folder: Path, root: Path, options: PackOptions, *, dev: bool = False
 ) -> DatasetIndex:
-    """Pack the downloads of a known dataset, and check that all of them are there."""
+    """Pack the downloads of a known dataset, and check that all of them exist."""
     config = pack_config(
         description, folder, dev=dev, resize=options.resize, skip_bad=options.skip_bad, command=options.command
     )

@@ -24,9 +24,9 @@ from orchestrator.store.state import FAILURES, State
 from orchestrator.store.stop import request_stop, stop_request
 from orchestrator.tracking.mlflow import Follower, tracking_uri
 
-LOOK_SECONDS, TRACK_SECONDS = 0.5, 5.0
+SCAN_SECONDS, TRACK_SECONDS = 0.5, 5.0
 JOIN_SECONDS = 5.0  # wait for the thread, which a tracking server that never answers may block: the end takes under 30 s
-LOOK_SHARE = 20  # after a scan of the store, pause this many times its duration: scans take at most 5% of a core
+SCAN_SHARE = 20  # after a scan of the store, pause this many times its duration: scans take at most 5% of a core
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Follow:
 
     def _loop(self, progress: Progress, is_over: threading.Event) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # this thread yields to the processes that train
-        tracked = look_seconds = 0.0
+        tracked = scan_seconds = 0.0
         self._spent.update(self._store.run(facts.run_id) for facts in self._plan.runs)
         while not is_over.is_set():
             began = time.monotonic()
@@ -110,13 +110,13 @@ class Follow:
                 self.notifier.send_failures(changes, self._labels, progress.counts())
                 self._check_limits(progress)
                 self._print_stop()
-                look_seconds = time.monotonic() - began
+                scan_seconds = time.monotonic() - began
                 if progress.has_begun and time.monotonic() - tracked > TRACK_SECONDS:
                     self.tracking.poll()  # in batches: MLflow takes time of the cores that train
                     tracked = time.monotonic()
             except OSError as error:  # a full or unavailable disk must not end the thread that reports it
                 log.warning("cannot read the store, will try again: %s", error)
-            is_over.wait(max(LOOK_SECONDS, LOOK_SHARE * look_seconds))
+            is_over.wait(max(SCAN_SECONDS, SCAN_SHARE * scan_seconds))
         self._print_stop()
         self.notifier.send_failures(progress.refresh(), self._labels, progress.counts())
 

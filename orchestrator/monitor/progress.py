@@ -1,4 +1,4 @@
-"""The progress of a study: a live table on a terminal; in a job's log a plain line now and then. Reads only the store.
+"""The progress of a study: a live table on a terminal; in a job's log a plain line at intervals. Reads only the store.
 
 A failure is printed at once. The rest is summed up at most once in `log_gap_seconds`, so that the log of ten thousand runs is
 no longer than the log of ten.
@@ -40,7 +40,7 @@ class Progress:
         self._started = self._printed = time.monotonic()
         self._first_step: tuple[float, float] | None = None  # time of the first step seen, planned seconds left then
         self._newest = ""  # the run that finished last, for the next line of a plain log
-        for change in self._watch.look():  # results of earlier sessions are not reported
+        for change in self._watch.scan():  # results of earlier sessions are not reported
             if change.state is State.DONE:
                 self._states[change.folder.run_id] = change.state
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
@@ -58,7 +58,7 @@ class Progress:
 
     def refresh(self) -> list[RunChange]:
         """Look at the store and show what changed; returns the changes."""
-        changes = self._watch.look()
+        changes = self._watch.scan()
         for change in changes:
             self._note(change)
         now = time.monotonic()

@@ -71,7 +71,7 @@ def _foreign(shapes: Shapes, model: ModelConfig | None, path: Path) -> ModelConf
 
 def _check_count(model: ModelConfig, shapes: Shapes, path: Path) -> None:
     """Raise UserError where the file and the model differ in their number of values, the cheapest check of the architecture."""
-    if FAMILIES[model.family].has_statistics:  # its file also holds BatchNorm's statistics, and carries its model
+    if FAMILIES[model.family].has_statistics:  # its file also holds BatchNorm's statistics, and its configuration
         return
     side, classes = image_size_of(model, shapes), classes_of(shapes)
     wanted = count_params(model, side, classes)

@@ -27,12 +27,12 @@ class AttemptCurve:
 
     @property
     def has_started(self) -> bool:
-        """Whether it got as far as to know what it resumes from."""
+        """Whether the origin of the attempt is recorded: it has started or resumed training."""
         return bool(self.entries) or self.origin_step < math.inf
 
 
 def origin_line(attempt: int | None, step: int, now: float) -> Entry:
-    """The line that an attempt writes once it knows the checkpoint that it resumes from (None: from none)."""
+    """The line that an attempt writes when it starts to train: the checkpoint that it resumes from, None without one."""
     return {"from_attempt": -1 if attempt is None else attempt, "from_step": step, "time": now}
 
 

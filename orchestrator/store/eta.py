@@ -1,4 +1,4 @@
-"""Time left of a study, from the plan's estimates and how they held so far. Nothing is estimated before there is a basis."""
+"""Time left of a study: the plan's estimates, corrected by the measured speed once enough work is done."""
 
 from __future__ import annotations
 

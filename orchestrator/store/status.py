@@ -60,7 +60,7 @@ class Status:
     driver: DriverStatus | None
     stopping: str  # why no further run starts
     counts: dict[str, int]
-    work_seconds: float  # of one worker group: planned for the open runs, corrected by how the plan held so far
+    work_seconds: float  # of one worker group: planned for the open runs, corrected by the measured speed
     eta_seconds: float | None  # None without a live driver, or before the first run is done
     runs: tuple[RunStatus, ...]
 

@@ -28,7 +28,7 @@ class Watch:
         self._folders = [store.run(run_id) for run_id in run_ids]
         self._known: dict[str, Signature] = {}
 
-    def look(self) -> list[RunChange]:
+    def scan(self) -> list[RunChange]:
         """Runs that changed since the last scan."""
         changed = []
         for folder in self._folders:

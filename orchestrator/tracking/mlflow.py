@@ -62,7 +62,7 @@ class Follower:
             self._poll()
 
     def _poll(self) -> None:
-        for change in self._watch.look():
+        for change in self._watch.scan():
             self._waiting[change.folder.run_id] = change.folder
         if time.monotonic() < self._not_before:
             return
@@ -104,7 +104,7 @@ class Follower:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            for change in self._watch.look():
+            for change in self._watch.scan():
                 known = self._cursor.runs.get(change.folder.run_id)
                 if not (known and known.state == change.state == State.DONE):
                     self._waiting[change.folder.run_id] = change.folder

@@ -154,7 +154,7 @@ class Dataset:
             fetching.shutdown(wait=False, cancel_futures=True)
 
     def _fetched(self, source: Iterator[Batch], pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        """The batches; the shards of the next ones are copied to this node meanwhile."""
+        """The batches, in order. Copies the shards of the next ones to this node in the background."""
         ahead: deque[Batch] = deque()
         requested: set[int] = set()
         for batch in source:

@@ -17,7 +17,7 @@ from vitmodel.config.base import UserError
 T = TypeVar("T")
 
 SCHEMES = ("s3", "gs", "gcs", "http", "https")
-PERMANENT_STATUSES = frozenset(range(400, 500)) - {408, 429}  # HTTP: a retry gets the same answer
+PERMANENT_STATUSES = frozenset(range(400, 500)) - {408, 429}  # HTTP: a retry gets the same reply
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Reads the encoded images of one split by sample number, from a folder or a URL.
 
-Files are read with pread: a file that is truncated meanwhile gives a short read and an error, not a crash of the process, and
+Files are read with pread: a file that is truncated while open gives a short read and an error, not a crash of the process, and
 the system may drop pages that were read. Member lists are memory-mapped, so that memory does not grow with the dataset.
 """
 

@@ -20,7 +20,7 @@ def patch_pixels(images: Tensor, side: int) -> Tensor:
 
 
 def colour_classes(images: Tensor, side: int) -> Tensor:
-    """The mean colour of every patch in 3 bits a channel, red first: (B, T) in 0..511. Images lie in [-1, 1]."""
+    """The mean colour of every patch in 3 bits per channel, red first: (B, T) in 0..511. Image values are in [-1, 1]."""
     means_BT3 = patch_pixels(images, side).view(*images.shape[:1], -1, side * side, 3).mean(dim=2)
     levels_BT3 = ((means_BT3 + 1) * 4).floor().clamp(0, 7).long()
     return levels_BT3[..., 0] * 64 + levels_BT3[..., 1] * 8 + levels_BT3[..., 2]
