@@ -1,4 +1,4 @@
-"""Program of the tests: trains runs one after another in groups of processes, and injects mishaps.
+"""Program of the tests: trains runs one after another in groups of processes, and injects faults.
 
 group_worker.py < GROUPS     (a line of JSON per group: [workers, jobs]; see `test_checkpoints.py` for a job)
 
@@ -33,52 +33,52 @@ from vitmodel.training.run import execute
 WRITE = checkpoint.write_tensors
 
 
-def train(job: dict[str, Any], seen: list[dict[str, float]]) -> None:
-    """Train one run until its end, its `stop` or its mishap. Each worker writes its outcome to a file."""
+def train(job: dict[str, Any], reports: list[dict[str, float]]) -> None:
+    """Train one run until its end, its `stop` or its fault. Each worker writes its outcome to a file."""
     context = Context(
         folder=Path(job["folder"]),
         data_root=Path(job["data"]),
         micro_batch=job["micro_batch"],
         zero_stage=job["zero_stage"],
         checkpoint=CheckpointPolicy(seconds=None, steps=job["save_steps"]),
-        report=partial(report, job, seen),
-        should_stop=stop_after(seen, job["stop"]),
+        report=partial(report, job, reports),
+        should_stop=stop_after(reports, job["stop"]),
     )
     ended, result = "done", {}
     try:
         result = execute(RunConfig.model_validate_json(json.dumps(job["config"])), context)
     except (StoppedError, CheckpointError) as error:
         ended = f"{type(error).__name__}: {error}"
-    losses = {entry["step"]: entry["train/loss"] for entry in seen}
+    losses = {entry["step"]: entry["train/loss"] for entry in reports}
     outcome = {"ended": ended, "losses": losses, "result": result}
     Path(f"{job['folder']}-{job['name']}-{dist.get_rank()}.json").write_text(json.dumps(outcome))
 
 
-def report(job: dict[str, Any], seen: list[dict[str, float]], entry: dict[str, float]) -> None:
-    seen.append(entry)
-    if job.get("mishap") == "late" and list(Path(job["folder"]).glob("checkpoints/*/COMPLETE")):
+def report(job: dict[str, Any], reports: list[dict[str, float]], entry: dict[str, float]) -> None:
+    reports.append(entry)
+    if job.get("fault") == "late" and list(Path(job["folder"]).glob("checkpoints/*/COMPLETE")):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stop_after(seen: list[dict[str, float]], step: float) -> Callable[[], bool]:
+def stop_after(reports: list[dict[str, float]], step: float) -> Callable[[], bool]:
     """A stop request at the second synchronisation after this step was logged: not at a step that logs."""
     calls: list[int] = []
 
     def should_stop() -> bool:
-        if seen and seen[-1]["step"] >= step:
+        if reports and reports[-1]["step"] >= step:
             calls.append(1)
         return len(calls) > 1
 
     return should_stop
 
 
-def mishap(kind: str, seen: list[dict[str, float]]) -> None:
-    """From now on the writes of worker 1 fail; with `late`, every checkpoint is written two log entries after its step."""
+def inject(kind: str, reports: list[dict[str, float]]) -> None:
+    """Make the writes of worker 1 fail from now on; with `late`, every checkpoint is written two log entries after its step."""
     if kind == "late":
 
         def late(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str | int]:
-            entries = len(seen)
-            while len(seen) < entries + 2:
+            entries = len(reports)
+            while len(reports) < entries + 2:
                 time.sleep(0.01)
             return WRITE(path, tensors)
 
@@ -103,9 +103,9 @@ def work(jobs: list[dict[str, Any]]) -> None:
         if dist.get_rank() == 0 and "copy" in job:
             shutil.copytree(job["copy"], job["folder"])
         dist.barrier()
-        seen: list[dict[str, float]] = []
-        mishap(job.get("mishap", ""), seen)
-        train(job, seen)
+        reports: list[dict[str, float]] = []
+        inject(job.get("fault", ""), reports)
+        train(job, reports)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints, with real groups of processes: written together, read by any number of workers, surviving kill and full disk."""
+"""Checkpoints of real groups of processes: written together, read by any number of workers, safe against kill and full disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vitmodel.weights.header import WEIGHTS_FILE
 VIT = ViTConfig(family="vit", variant="v", width=24, depth=1, mlp_dim=40, heads=2, patch=8)
 STEPS, SAVE = 80, 13  # a log entry every second step: 13 lies between two
 STAGES = (0, 1, 2, 3)
-AVERAGED_STOP = 64  # of 80: a quarter of the average is what it was here
+AVERAGED_STOP = 64  # of 80: the average at this step still contributes a quarter of the final one
 
 
 def config(**recipe: Any) -> RunConfig:
@@ -46,7 +46,7 @@ def config(**recipe: Any) -> RunConfig:
 
 
 def averaged(ema: float = 0.95) -> RunConfig:
-    """A run that leaves the average of its weights. Of SGD: Adam makes steps of what is zero but for rounding."""
+    """A run that saves the average of its weights. With SGD: Adam amplifies gradients that are zero up to rounding."""
     return config(ema=ema, optimizer="sgd", lr=0.1)
 
 
@@ -59,7 +59,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def alone(run: RunConfig, folder: Path, data: Path, *, stage: int = 0, stop: float = 1e9, keep: int = 2) -> dict[int, float]:
     """One worker, in this process: the losses until `stop`."""
-    seen: list[dict[str, float]] = []
+    reports: list[dict[str, float]] = []
     folder.mkdir(exist_ok=True)
     context = Context(
         folder=folder,
@@ -67,18 +67,18 @@ def alone(run: RunConfig, folder: Path, data: Path, *, stage: int = 0, stop: flo
         micro_batch=16,
         zero_stage=stage,
         checkpoint=CheckpointPolicy(seconds=None, steps=SAVE, keep=keep),
-        report=seen.append,
-        should_stop=stop_after(seen, stop),
+        report=reports.append,
+        should_stop=stop_after(reports, stop),
     )
     try:
         execute(run, context)
     except StoppedError:
         assert stop < STEPS
-    return {int(entry["step"]): entry["train/loss"] for entry in seen}
+    return {int(entry["step"]): entry["train/loss"] for entry in reports}
 
 
 def together(groups: list[tuple[int, list[dict[str, Any]]]], data: Path, tmp: Path) -> list[list[int]]:
-    """These trainings, by one group of processes over gloo after the other: the processes' exit codes."""
+    """Run these trainings in groups of processes over gloo, one group after the other. Returns the processes' exit codes."""
     content = [
         (
             workers,
@@ -97,8 +97,8 @@ def together(groups: list[tuple[int, list[dict[str, Any]]]], data: Path, tmp: Pa
     ]
     environment = {**clean_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests/group_worker.py")]
-    asked = "".join(json.dumps(group) + "\n" for group in content)
-    done = subprocess.run(command, env=environment, input=asked, capture_output=True, text=True, check=False)
+    jobs_text = "".join(json.dumps(group) + "\n" for group in content)
+    done = subprocess.run(command, env=environment, input=jobs_text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert len(codes) == len(groups), done.stderr[-3000:]
@@ -106,9 +106,10 @@ def together(groups: list[tuple[int, list[dict[str, Any]]]], data: Path, tmp: Pa
     return codes
 
 
-def said(folder: Path, name: str, worker: int = 0) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(f"{folder}-{name}-{worker}.json").read_text())
-    return {"ended": found["ended"], "losses": {int(step): loss for step, loss in found["losses"].items()}}
+def outcome_of(folder: Path, name: str, worker: int = 0) -> dict[str, Any]:
+    """What a worker of a group wrote about one training: how it ended, and its losses by step."""
+    outcome: dict[str, Any] = json.loads(Path(f"{folder}-{name}-{worker}.json").read_text())
+    return {"ended": outcome["ended"], "losses": {int(step): loss for step, loss in outcome["losses"].items()}}
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +119,12 @@ def unbroken(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int
 
 @pytest.fixture(scope="module")
 def groups(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[int]]]:
-    """What groups of several sizes have left, all started from one process, and the exit codes of theirs.
+    """The folder that groups of several sizes wrote to, and the exit codes of their processes.
 
-    zeroN, as two workers stopped at step 13 at stage N; fourN, as four went on from there; oneN, as one went on and two after
-    it at the next stage; full, whose disk was full at step 26; kill, killed in the middle of that save; averaged; late, one
-    worker whose checkpoint of step 13 was written when step 16 had been logged, and which was killed then.
+    zeroN: two workers at ZeRO stage N, stopped at step 13. fourN: four workers that resumed from there. oneN: one worker that
+    resumed from there, then two at the next stage. full: the disk was full at step 26. kill: killed during that save.
+    averaged: with averaged weights. late: one worker whose checkpoint of step 13 was written after step 16 had been logged,
+    and which was then killed.
     """
     tmp = tmp_path_factory.mktemp("groups")
     for name in (*(f"zero{stage}" for stage in STAGES), "full", "kill", "averaged", "late"):
@@ -132,16 +134,16 @@ def groups(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         return {"folder": str(tmp / folder), "zero_stage": stage, "name": name, "stop": stop, **keys}
 
     first = [job(f"zero{stage}", stage, "a", 12) for stage in STAGES]
-    first += [job("full", 1, "a", 12), job("full", 1, "b", 1e9, mishap="full disk")]
+    first += [job("full", 1, "a", 12), job("full", 1, "b", 1e9, fault="full disk")]
     first += [job("averaged", 2, "a", AVERAGED_STOP, config=averaged().model_dump(mode="json")), job("kill", 2, "a", 12)]
     codes = together(
         [
             (2, first),
-            (2, [job("kill", 2, "b", 1e9, mishap="kill")]),
+            (2, [job("kill", 2, "b", 1e9, fault="kill")]),
             (4, [job(f"four{stage}", stage, "b", 20, copy=str(tmp / f"zero{stage}")) for stage in STAGES]),
             (1, [job(f"one{stage}", stage, "b", 26, copy=str(tmp / f"zero{stage}")) for stage in STAGES]),
             (2, [job(f"one{stage}", (stage + 1) % 4, "c", 32) for stage in STAGES]),
-            (1, [job("late", 0, "a", 1e9, mishap="late")]),
+            (1, [job("late", 0, "a", 1e9, fault="late")]),
         ],
         digits,
         tmp,
@@ -149,45 +151,45 @@ def groups(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return tmp, codes
 
 
-def check_curve(found: dict[int, float], unbroken: dict[int, float]) -> None:
-    assert found
-    assert all(abs(loss - unbroken[step]) <= 1e-3 for step, loss in found.items())
+def check_curve(losses: dict[int, float], unbroken: dict[int, float]) -> None:
+    assert losses
+    assert all(abs(loss - unbroken[step]) <= 1e-3 for step, loss in losses.items())
 
 
-def test_any_number_of_workers_goes_on_at_any_stage(
+def test_any_number_of_workers_resumes_at_any_stage(
     groups: tuple[Path, list[list[int]]], unbroken: dict[int, float], digits: Path
 ) -> None:
-    """2 to 1 and 2 to 4 at every stage; then 1 to 2, each at another stage than it was written at."""
+    """From 2 workers to 1 and to 4 at every stage, then from 1 to 2 at a stage other than that of the checkpoint."""
     folder, codes = groups
     assert [codes[group] for group in (0, 2, 3, 4)] == [[0, 0], [0] * 4, [0], [0, 0]], (folder / "stderr.txt").read_text()
     for stage in STAGES:
-        assert said(folder / f"zero{stage}", "a")["ended"].startswith("StoppedError: stopped at step 13")
-        check_curve(said(folder / f"zero{stage}", "a")["losses"], unbroken)
+        assert outcome_of(folder / f"zero{stage}", "a")["ended"].startswith("StoppedError: stopped at step 13")
+        check_curve(outcome_of(folder / f"zero{stage}", "a")["losses"], unbroken)
         for name, after, first in (("four", "b", 14), ("one", "b", 14), ("one", "c", 30)):
-            found = said(folder / f"{name}{stage}", after)["losses"]
-            assert min(found) == first
-            check_curve(found, unbroken)
+            losses = outcome_of(folder / f"{name}{stage}", after)["losses"]
+            assert min(losses) == first
+            check_curve(losses, unbroken)
 
 
-def test_the_average_of_the_weights_goes_on_with_another_number_of_workers(
+def test_the_average_of_the_weights_resumes_with_another_number_of_workers(
     groups: tuple[Path, list[list[int]]], digits: Path, tmp_path: Path
 ) -> None:
-    """Two workers at stage 2, then one at stage 0: the weights that are left are those of one worker all along."""
+    """Two workers at stage 2, then one at stage 0: the saved weights equal those of one worker throughout."""
     folder = groups[0] / "averaged"
     alone(averaged(), tmp_path, digits)
     assert min(alone(averaged(), folder, digits)) > AVERAGED_STOP
     whole, resumed = (load_file(path / WEIGHTS_FILE) for path in (tmp_path, folder))
-    # The order of addition alone: 16 others (micro-batches, threads, stages) part by 5e-7 to 6e-6 after these 80 steps.
+    # Only the order of addition differs: 16 others (micro-batches, threads, stages) differ by 5e-7 to 6e-6 after 80 steps.
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=5e-5)
     (manifest,) = (path / "manifest.json" for path in complete_checkpoints(folder / "checkpoints")[-1:])
     assert "average" in json.loads(manifest.read_text())["optimizer"]["kinds"]
     alone(averaged(ema=0.0), tmp_path / "raw", digits)
     raw = load_file(tmp_path / "raw" / WEIGHTS_FILE)
-    assert any(not torch.allclose(raw[name], resumed[name], atol=1e-3) for name in raw), "another thing than the weights"
+    assert any(not torch.allclose(raw[name], resumed[name], atol=1e-3) for name in raw), "the average differs from the weights"
 
 
-def test_a_manifest_says_what_it_is_a_checkpoint_of(groups: tuple[Path, list[list[int]]]) -> None:
+def test_a_manifest_describes_its_checkpoint(groups: tuple[Path, list[list[int]]]) -> None:
     (path,) = complete_checkpoints(groups[0] / "zero2/checkpoints")
     manifest = json.loads((path / "manifest.json").read_text())
     assert (manifest["step"], manifest["next_batch"], manifest["workers"], manifest["zero_stage"]) == (13, 13, 2, 2)
@@ -204,15 +206,15 @@ def test_a_full_disk_fails_all_workers_together(
     groups: tuple[Path, list[list[int]]], unbroken: dict[int, float], digits: Path
 ) -> None:
     folder = groups[0] / "full"
-    ends = [said(folder, "b", worker)["ended"] for worker in (0, 1)]
+    ends = [outcome_of(folder, "b", worker)["ended"] for worker in (0, 1)]
     assert ends[0] == "CheckpointError: a checkpoint could not be written: on another worker"
     assert "File too large" in ends[1]
-    assert said(folder, "b", 0)["losses"].keys() == said(folder, "b", 1)["losses"].keys()
+    assert outcome_of(folder, "b", 0)["losses"].keys() == outcome_of(folder, "b", 1)["losses"].keys()
     assert [path.name[:14] for path in complete_checkpoints(folder / "checkpoints")] == ["step-000000013"]
-    found = alone(config(), folder, digits, stop=20)
-    assert min(found) == 14
-    check_curve(found, unbroken)
-    assert len(list((folder / "checkpoints").iterdir())) == 2, "what was half written is gone"
+    losses = alone(config(), folder, digits, stop=20)
+    assert min(losses) == 14
+    check_curve(losses, unbroken)
+    assert len(list((folder / "checkpoints").iterdir())) == 2, "the partly written checkpoint was removed"
 
 
 def test_kill_9_during_a_save(groups: tuple[Path, list[list[int]]], unbroken: dict[int, float], digits: Path) -> None:
@@ -222,35 +224,35 @@ def test_kill_9_during_a_save(groups: tuple[Path, list[list[int]]], unbroken: di
     left = {path.name[:14] for path in (folder / "checkpoints").iterdir()}
     assert left == {"step-000000013", "step-000000026"}, "it was killed in the middle of its second save"
     assert [path.name[:14] for path in complete_checkpoints(folder / "checkpoints")] == ["step-000000013"]
-    found = alone(config(), folder, digits)
-    assert min(found) == 14
-    check_curve(found, unbroken)
+    losses = alone(config(), folder, digits)
+    assert min(losses) == 14
+    check_curve(losses, unbroken)
 
 
 def test_a_checkpoint_that_is_written_late_holds_the_losses_of_its_step(
     groups: tuple[Path, list[list[int]]], unbroken: dict[int, float], digits: Path
 ) -> None:
-    """The training goes on while a thread writes: what it logs meanwhile is no part of the checkpoint."""
+    """Training continues while a thread writes: later log entries are not part of the checkpoint."""
     folder, codes = groups[0] / "late", groups[1]
     assert codes[5] == [-signal.SIGKILL]
     (path,) = complete_checkpoints(folder / "checkpoints")
     assert len(json.loads((path / "manifest.json").read_text())["losses"]) == 1, "step 13's, not yet logged"
-    found = alone(config(), folder, digits)
-    assert min(found) == 14
-    check_curve(found, unbroken)
+    losses = alone(config(), folder, digits)
+    assert min(losses) == 14
+    check_curve(losses, unbroken)
 
 
 @pytest.mark.parametrize(("precision", "stage", "optimizer"), [("bf16", 1, "adamw"), ("bf16", 3, "adamw"), ("fp32", 2, "sgd")])
-def test_the_same_group_goes_on_to_the_bit(precision: str, stage: int, optimizer: str, digits: Path, tmp_path: Path) -> None:
+def test_the_same_group_resumes_to_the_bit(precision: str, stage: int, optimizer: str, digits: Path, tmp_path: Path) -> None:
     run = config(precision=precision, optimizer=optimizer)
     whole = alone(run, tmp_path / "whole", digits, stage=stage, stop=26)
     first = alone(run, tmp_path / "cut", digits, stage=stage, stop=12)
-    found = {**first, **alone(run, tmp_path / "cut", digits, stage=stage, stop=26)}
-    meets = range(2, 27, 2)  # where the workers meet to stop depends on the clock: a step or two after the last of these
-    assert [found[step] for step in meets] == [whole[step] for step in meets]
+    losses = {**first, **alone(run, tmp_path / "cut", digits, stage=stage, stop=26)}
+    steps = range(2, 27, 2)  # the step at which the workers stop depends on the clock: one or two steps after the last of these
+    assert [losses[step] for step in steps] == [whole[step] for step in steps]
 
 
-def test_retention_and_what_is_moved_aside(digits: Path, tmp_path: Path) -> None:
+def test_retention_and_damaged_checkpoints(digits: Path, tmp_path: Path) -> None:
     alone(config(), tmp_path, digits, stop=64, keep=3)
     folder = tmp_path / "checkpoints"
     assert [path.name[5:14] for path in complete_checkpoints(folder)] == ["000000039", "000000052", "000000065"]
@@ -264,7 +266,7 @@ def test_retention_and_what_is_moved_aside(digits: Path, tmp_path: Path) -> None
 
 
 def test_weights_that_do_not_give_the_written_loss_are_refused(digits: Path, tmp_path: Path) -> None:
-    """Checksums met, and still another model: the loss on the fixed batch finds it."""
+    """The checksums match, but the weights are those of another model: the loss on the fixed batch detects it."""
     alone(config(), tmp_path, digits, stop=12)
     (path,) = complete_checkpoints(tmp_path / "checkpoints")
     manifest = json.loads((path / "manifest.json").read_text())
@@ -286,7 +288,7 @@ def test_a_shard_is_what_the_library_would_have_written(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
 
 
-def test_ranges_are_found_however_they_were_cut() -> None:
+def test_a_range_is_read_from_pieces_of_any_size() -> None:
     values, reader = torch.arange(10), RangeReader()
     for start, end in ((4, 9), (0, 4), (9, 10)):
         reader.add("weight", "x", start, end - start, lambda a, b, part=values[start:end]: part[a:b])
