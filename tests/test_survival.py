@@ -306,7 +306,7 @@ def test_a_stop_request_loses_nothing(way: str, write_study: WriteStudy, tmp_pat
     stopped_and_saved(folder)
     again = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
     assert again.returncode == ExitCode.USER_ERROR
-    assert "no driver is running tiny" in again.stderr
+    assert "no live driver runs study 'tiny'" in again.stderr
 
 
 def until(condition: Callable[[], Any], seconds: float = 240) -> None:
