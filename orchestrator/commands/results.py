@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +24,20 @@ if TYPE_CHECKING:
     from orchestrator.verdicts.advice import Advice
 
 app = typer.Typer()
+
+
+class LossName(StrEnum):
+    """Losses of log residuals."""
+
+    squared = "squared"
+    huber = "huber"
+
+
+class WeightsName(StrEnum):
+    """Weights of rows."""
+
+    equal = "equal"
+    growing = "growing"
 
 
 @app.command("import-results")
@@ -65,14 +81,46 @@ def import_results(
 def fit(
     rows: Annotated[Path, typer.Argument(metavar="ROWS", help="YAML file of a study, or a CSV file with one row a run.")],
     *,
-    x: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the x axis.")] = "pretrain_flops",
-    y: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the error, a share between 0 and 1.")] = "error",
+    x: Annotated[
+        str,
+        typer.Option(metavar="COLUMN", help="Column of the x axis; SIZE,DATA for form L(N,D); COMPUTE,SIZE for --isoflop."),
+    ] = "pretrain_flops",
+    y: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the error or the loss, above 0.")] = "error",
     form: Annotated[
-        str, typer.Option(metavar="FORM", help="Form: auto (chosen by roll-out), flat, M1, M2, M3, M4, zhai, bnsl1, bnsl2.")
+        str,
+        typer.Option(metavar="FORM", help="Form: auto (chosen by roll-out), flat, M1, M2, M3, M4, zhai, bnsl1, bnsl2, L(N,D)."),
     ] = "auto",
     by: Annotated[
         str, typer.Option(metavar="COLUMNS", help="Columns that separate the curves, with commas. Empty: one curve.")
     ] = "family,what",
+    loss: Annotated[
+        LossName | None, typer.Option(help="Loss of log residuals. Default: squared; for L(N,D) huber with delta 1e-3.")
+    ] = None,
+    weights: Annotated[
+        WeightsName | None, typer.Option(help="Weights of the rows: equal, or growing with x. Default: that of the form.")
+    ] = None,
+    chance: Annotated[
+        float | None, typer.Option(metavar="ERROR", help="Error of guessing, for form M4 and auto.", min=0, max=1)
+    ] = None,
+    block: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Rows of equal value are correlated: intervals resample them together.")
+    ] = None,
+    frontier: Annotated[
+        bool, typer.Option("--frontier", help="Fit the rows whose y is below that of every row of less x, not all rows.")
+    ] = False,
+    share_floor: Annotated[
+        bool, typer.Option("--share-floor", help="One floor (form M2) for curves that differ only in the first column of --by.")
+    ] = False,
+    isoflop: Annotated[
+        bool, typer.Option("--isoflop", help="The best size at each compute, and its power law in compute.")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(metavar="SHARE", help="Compute that differs by less is equal, for --isoflop.", min=0, max=1)
+    ] = 0.1,
+    flops_per_example: Annotated[
+        str,
+        typer.Option(metavar="FACTOR|COLUMN", help="FLOPs of an example, for the best N and D: a factor of N, or a column."),
+    ] = "6",
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
@@ -82,19 +130,45 @@ def fit(
     reason why there is none. For a study, `what` is the task with its fine-tune epochs or shots, and --x is usually
     pretrain_flops or dataset_size.
     """
-    from orchestrator.laws.render import law_as_text
-    from orchestrator.laws.tables import as_data, fit_groups, read
+    from orchestrator.laws.fit_text import as_data, as_text
+    from orchestrator.laws.table_fits import FitChoices
+    from orchestrator.laws.tables import fit_groups, read
 
+    factor = _factor(flops_per_example)
+    choices = FitChoices(
+        form=form,
+        loss=None if loss is None else loss.value,
+        weights=None if weights is None else weights.value,
+        chance=chance,
+        block=block,
+        frontier=frontier,
+        share_floor=share_floor,
+        is_isoflop=isoflop,
+        tolerance=tolerance,
+        flops_per_parameter=6.0 if factor is None else factor,
+        flops_column=flops_per_example if factor is None else None,
+    )
     check_file(rows)
     frame = read(rows) if rows.suffix.lower() == ".csv" else _finished_rows(rows, storage)
-    groups = fit_groups(frame, x=x, y=y, form=form, by=[name.strip() for name in by.split(",") if name.strip()])
+    groups = fit_groups(frame, x=x, y=y, by=[name.strip() for name in by.split(",") if name.strip()], choices=choices)
     if as_json:
         print(json.dumps([as_data(group) for group in groups], indent=1))
         return
     for group in groups:
         title = ", ".join(f"{name} {value}" for name, value in group.keys.items()) or "all rows"
         print(f"{title}: {y} over {x}")
-        print(law_as_text(group.law) if group.law is not None else f"  no law: {group.refused}")
+        print(as_text(group.law) if group.law is not None else f"  no law: {group.refused}")
+
+
+def _factor(text: str) -> float | None:
+    """FLOPs for each parameter and example; None if the text is a column's name."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    if not 0 < value < math.inf:
+        raise UserError(f"invalid value {text!r}", field="--flops-per-example", allowed="a number above 0, or a column")
+    return value
 
 
 def _finished_rows(study: Path, storage: str | None) -> pd.DataFrame:

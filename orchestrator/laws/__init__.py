@@ -13,7 +13,9 @@ from orchestrator.laws.draws import log_draws, log_gap_draws
 from orchestrator.laws.fitting import fit
 from orchestrator.laws.forms import FORMS
 from orchestrator.laws.isoflop_fit import isoflop, isoflop_minimum
+from orchestrator.laws.joint import JointLaw, fit_joint
 from orchestrator.laws.law import Diagnostics, Law, Rollout
+from orchestrator.laws.optimum import Cost, Optimum, fit_cost, optimum
 from orchestrator.laws.pareto_front import pareto
 from orchestrator.laws.points import LawError
 from orchestrator.laws.problem import Loss
@@ -24,11 +26,14 @@ from orchestrator.laws.weights import noise_weights, seed_spread
 
 __all__ = [
     "FORMS",
+    "Cost",
     "Crossing",
     "Diagnostics",
+    "JointLaw",
     "Law",
     "LawError",
     "Loss",
+    "Optimum",
     "Ratio",
     "ReachedBy",
     "Rollout",
@@ -36,6 +41,8 @@ __all__ = [
     "compute_ratio",
     "crossing",
     "fit",
+    "fit_cost",
+    "fit_joint",
     "fit_shared",
     "front_ratio",
     "isoflop",
@@ -43,6 +50,7 @@ __all__ = [
     "log_draws",
     "log_gap_draws",
     "noise_weights",
+    "optimum",
     "pareto",
     "seed_spread",
 ]

@@ -1,4 +1,4 @@
-"""Laws of any table: one law for each group of rows, or the reason why there is none.
+"""Laws of any table: one fit for each group of rows, or the reason why there is none.
 
 Reads a CSV file or a frame; the caller names the columns. Every mistake is a UserError with file, line and column.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from orchestrator import laws
-from orchestrator.laws import FORMS, Law, LawError
-from orchestrator.laws.render import law_as_data
+from orchestrator.laws.forms import FORMS
+from orchestrator.laws.points import LawError
+from orchestrator.laws.table_fits import AnyFit, FitChoices, Rows, check_choices, fit_rows, fit_with_shared_floor
 from orchestrator.laws.tolerance import snap
 from orchestrator.results import summary
 from vitmodel.config.base import UserError, suggest
@@ -26,7 +25,7 @@ class GroupLaw:
     """A group of rows: its values in the grouping columns, and its law or the reason why it has none."""
 
     keys: dict[str, str]
-    law: Law | None
+    law: AnyFit | None
     refused: str
 
 
@@ -44,40 +43,89 @@ def comparable(frame: pd.DataFrame) -> pd.DataFrame:
     """A study's finished rows with a column `what` (task, fine-tune epochs, shots): rows of equal `what` can form a curve."""
     done = summary.finished(frame)
     epochs = done["finetune_epochs"].map(lambda e: "" if pd.isna(e) else f", {e:g} epochs")
-    shots = done["shots"].map(lambda n: "" if pd.isna(n) else f", {n} shots")
+    shots = done["shots"].map(lambda n: "" if pd.isna(n) else ", zero-shot" if n == 0 else f", {n} shots")
     return done.assign(what=(done["task"] + epochs + shots).where(done["task"] != "", "upstream"))
 
 
-def fit_groups(frame: pd.DataFrame, *, x: str, y: str, form: str, by: Sequence[str]) -> list[GroupLaw]:
-    """A law for every group of equal `by`, in the order of the rows. Raises UserError for unknown columns or forms."""
-    file = str(frame.attrs.get("file", ""))
-    if form != "auto" and (form not in FORMS or FORMS[form].columns != 1):
-        names = ["auto", *(name for name, known in FORMS.items() if known.columns == 1)]
-        raise UserError(f"unknown form {form!r}{suggest(form, names)}", field="--form", allowed=", ".join(names))
-    for option, names in (("--x", [x]), ("--y", [y]), ("--by", list(by))):
-        for name in names:
-            if name not in frame.columns:
-                columns = [str(column) for column in frame.columns]
-                message = f"unknown column {name!r}{suggest(name, columns)}"
-                raise UserError(message, file=file, field=option, allowed=", ".join(columns))
+def fit_groups(
+    frame: pd.DataFrame, *, x: str, y: str, form: str = "auto", by: Sequence[str] = (), choices: FitChoices | None = None
+) -> list[GroupLaw]:
+    """A law for every group of equal `by`, in the order of the rows. `choices` replace `form`.
+
+    x: a column, or two with a comma: size and data for form L(N,D), compute and size for IsoFLOP. With a shared floor, groups
+    that differ only in the first column of `by` share it. Raises UserError for unknown columns, forms and wrong options.
+    """
+    chosen = choices or FitChoices(form=form)
+    _check_form(chosen.form)
+    check_choices(chosen)
+    names = [name.strip() for name in x.split(",")]
+    if len(names) != chosen.columns:
+        allowed = "one column" if chosen.columns == 1 else "COMPUTE,SIZE" if chosen.is_isoflop else "SIZE,DATA"
+        what = "--isoflop" if chosen.is_isoflop else f"form {chosen.form}"
+        raise UserError(f"{len(names)} column(s) given, {what} needs {chosen.columns}", field="--x", allowed=allowed)
+    extra = {"--block": [chosen.block or ""], "--flops-per-example": [chosen.flops_column or ""]}
+    for option, columns in {"--x": names, "--y": [y], "--by": list(by), **extra}.items():
+        _check_columns(frame, option, [column for column in columns if column])
     grouping = [frame[name] for name in by]
     keys = [pd.Series(snap(values), index=frame.index) if values.dtype.kind == "f" else values for values in grouping]
-    groups = list(frame.groupby(keys, sort=False, dropna=False)) if by else [((), frame)]
-    return [_fit_group(dict(zip(by, map(str, key), strict=True)), rows, x, y, form) for key, rows in groups]
+    parts = list(frame.groupby(keys, sort=False, dropna=False)) if by else [((), frame)]
+    groups = [(dict(zip(by, map(str, key), strict=True)), _rows(part, names, y, chosen)) for key, part in parts]
+    return _share_floors(groups, chosen) if chosen.share_floor else [_fit_group(keys, rows, chosen) for keys, rows in groups]
 
 
-def as_data(group: GroupLaw) -> dict[str, Any]:
-    """A group as plain data for JSON."""
-    return {**group.keys, "law": None if group.law is None else law_as_data(group.law), "refused": group.refused}
+def _check_form(form: str) -> None:
+    if form != "auto" and form not in FORMS:
+        names = ["auto", *FORMS]
+        raise UserError(f"unknown form {form!r}{suggest(form, names)}", field="--form", allowed=", ".join(names))
 
 
-def _fit_group(keys: dict[str, str], rows: pd.DataFrame, x: str, y: str, form: str) -> GroupLaw:
-    values = {name: _numbers(rows, name) for name in (x, y)}
-    is_known = np.isfinite(values[x]) & np.isfinite(values[y])  # a run without a result is a gap
+def _check_columns(frame: pd.DataFrame, option: str, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in frame.columns:
+            columns = [str(column) for column in frame.columns]
+            message = f"unknown column {name!r}{suggest(name, columns)}"
+            file = str(frame.attrs.get("file", ""))
+            raise UserError(message, file=file, field=option, allowed=", ".join(columns))
+
+
+def _fit_group(keys: dict[str, str], rows: Rows, choices: FitChoices) -> GroupLaw:
     try:
-        return GroupLaw(keys=keys, law=laws.fit(values[x][is_known], values[y][is_known], form), refused="")
+        return GroupLaw(keys=keys, law=fit_rows(rows, choices), refused="")
     except LawError as error:
-        return GroupLaw(keys=keys, law=None, refused=error.message + (f"; needs {error.allowed}" if error.allowed else ""))
+        return GroupLaw(keys=keys, law=None, refused=_reason(error))
+
+
+def _share_floors(groups: list[tuple[dict[str, str], Rows]], choices: FitChoices) -> list[GroupLaw]:
+    """Laws in the order of the groups; groups whose keys differ only in the first one share a floor."""
+    shared: dict[tuple[str, ...], dict[str, Rows]] = {}
+    for keys, rows in groups:
+        first, *others = keys.values() or [""]
+        shared.setdefault(tuple(others), {})[first] = rows
+    fitted: dict[tuple[str, ...], GroupLaw] = {}
+    for rest, members in shared.items():
+        try:
+            fits, refused = dict[str, AnyFit](fit_with_shared_floor(members, choices)), ""
+        except LawError as error:
+            fits, refused = {}, _reason(error)
+        fitted |= {(first, *rest): GroupLaw(keys={}, law=fits.get(first), refused=refused) for first in members}
+    results = [fitted[tuple(keys.values()) or ("",)] for keys, _ in groups]
+    return [GroupLaw(keys=keys, law=found.law, refused=found.refused) for (keys, _), found in zip(groups, results, strict=True)]
+
+
+def _reason(error: LawError) -> str:
+    return error.message + (f"; needs {error.allowed}" if error.allowed else "")
+
+
+def _rows(part: pd.DataFrame, x: Sequence[str], y: str, choices: FitChoices) -> Rows:
+    """The numbers of a group; rows without one of them are gaps, such as runs without a result."""
+    columns = {name: _numbers(part, name) for name in (*x, y, *([choices.flops_column] if choices.flops_column else []))}
+    known = np.isfinite(np.column_stack(list(columns.values()))).all(axis=1)
+    return Rows(
+        x=np.column_stack([columns[name][known] for name in x]),
+        y=columns[y][known],
+        blocks=tuple(part[choices.block].astype(str)[known]) if choices.block else None,
+        flops=columns[choices.flops_column][known] if choices.flops_column else None,
+    )
 
 
 def _numbers(rows: pd.DataFrame, name: str) -> np.ndarray:
