@@ -122,6 +122,8 @@ def import_tables(prepared: Prepared) -> None:
             name=spec.name,
             source=spec.source,
             columns=spec.columns,
+            constants=spec.constants,
+            times=spec.times,
             dtypes=results.COLUMNS,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,11 @@ from typer.testing import CliRunner
 
 from orchestrator import results
 from orchestrator.cli import app
+from orchestrator.laws.tables import comparable
+from orchestrator.prepare import import_tables, prepare
 from orchestrator.results import imports
 from orchestrator.results.import_table import read_rows
+from orchestrator.results.summary import probe_text, shots_text
 from orchestrator.spec.study import read_study
 from orchestrator.store.layout import Store
 from vitmodel.config.base import UserError
@@ -125,3 +129,103 @@ def test_a_study_without_runs_needs_a_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="required key is missing") as raised:
         read_study(table(tmp_path, "name: empty\n", "s.yaml"))
     assert raised.value.field == "datasets"
+
+
+CLIP = "name,mparams,gmacs,unique,seen,on,acc1\ns-32,63,3.1,80M,0.4B,imagenet,0.31\nl-14,430,85,80M,6.4B,imagenet,0.66\n"
+CLIP_COLUMNS = {
+    "variant": "name",
+    "params": "mparams",
+    "forward_flops": "gmacs",
+    "dataset_size": "unique",
+    "examples_seen": "seen",
+    "task": "on",
+    "top1": "acc1",
+}
+
+
+def test_zero_shot_results_of_models_that_are_not_published_here(tmp_path: Path) -> None:
+    """In the shape of OpenCLIP's tables, with made-up numbers."""
+    frame = read_rows(
+        table(tmp_path, CLIP),
+        "s",
+        CLIP_COLUMNS,
+        results.COLUMNS,
+        constants={"family": "vit", "phase": "zero-shot"},
+        times={"params": 1e6, "forward_flops": 2e9},
+    )
+    assert set(frame["family"]) == {"vit"}
+    assert frame["params"].tolist() == [63_000_000, 430_000_000]
+    assert frame["examples_seen"].tolist() == [400_000_000, 6_400_000_000]
+    assert frame["epochs"].tolist() == [5.0, 80.0], "examples seen over unique examples"
+    assert frame["pretrain_flops"].iloc[0] == pytest.approx(3 * 6.2e9 * 400e6), "training is three forward passes"
+    assert set(comparable(frame)["what"]) == {"imagenet, zero-shot"}
+    assert probe_text(0) == shots_text(0) == "zero-shot"
+
+
+def test_losses_of_models_without_names(tmp_path: Path) -> None:
+    """In the shape of Chinchilla's table, with made-up numbers: a loss above 1 is no error rate."""
+    text = "params,tokens,loss\n6.8e+09,2.4e+08,5.2\n1.5e+08,3e9,2.91\n"
+    columns = {"params": "params", "forward_flops": "params", "examples_seen": "tokens"}
+    constants, times = {"family": "transformer"}, {"forward_flops": 2.0}
+    frame = read_rows(table(tmp_path, text), "s", columns, results.COLUMNS, constants=constants, times=times)
+    assert frame["upstream_loss"].tolist() == [5.2, 2.91]
+    assert frame["error"].isna().all(), "a loss is not a share"
+    assert frame["variant"].tolist() == ["6800M", "150M"]
+    assert frame["dataset_size"].tolist() == [240_000_000, 3_000_000_000], "examples are seen once, if nothing else is said"
+    assert frame["pretrain_flops"].iloc[1] == pytest.approx(6 * 1.5e8 * 3e9)
+    assert len(comparable(frame)) == 2
+
+
+WRONG_MAPS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "unknown constant": ({"constants": {"famly": "vit"}}, "famly", "did you mean family"),
+    "constant of a column": ({"constants": {"family": "vit", "task": "pets"}}, "task", "the table has a column 'on'"),
+    "constant result": ({"constants": {"family": "vit", "error": 0.5}}, "error", "cannot be a constant"),
+    "unknown family": ({"constants": {"family": "vitt"}}, "constants.family", "did you mean vit"),
+    "unknown phase": ({"constants": {"family": "vit", "phase": "zeroshot"}}, "constants.phase", "did you mean zero-shot"),
+    "factor of a text": ({"constants": {"family": "vit"}, "times": {"variant": 2}}, "times.variant", "no factor"),
+    "factor of nothing": ({"constants": {"family": "vit"}, "times": {"epochs": 2}}, "times.epochs", "no such column"),
+    "factor 0": ({"constants": {"family": "vit"}, "times": {"params": 0}}, "times.params", "invalid factor"),
+    "no family": ({}, "family", "state it in `constants`"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_MAPS)
+def test_errors_name_the_constant_or_the_factor(case: str, tmp_path: Path) -> None:
+    maps, field, message = WRONG_MAPS[case]
+    path = table(tmp_path, CLIP)
+    with pytest.raises(UserError, match=message) as raised:
+        read_rows(path, "s", CLIP_COLUMNS, results.COLUMNS, **maps)
+    assert (raised.value.file, raised.value.field) == (str(path), field)
+
+
+@pytest.mark.parametrize(
+    ("cells", "column", "message"),
+    [
+        (("0.31", "1.31"), "acc1", "if it is a loss"),
+        (("0.4B", "0"), "seen", "0 is not allowed"),
+        (("80M,0.4B", ","), "unique", "images, or of examples seen"),
+        (("s-32,63", "s-32,"), "mparams", "not a published model"),
+    ],
+)
+def test_wrong_cells_of_mapped_columns(cells: tuple[str, str], column: str, message: str, tmp_path: Path) -> None:
+    path = table(tmp_path, CLIP.replace(*cells, 1))
+    with pytest.raises(UserError, match=message) as raised:
+        read_rows(path, "s", CLIP_COLUMNS, results.COLUMNS, constants={"family": "vit", "phase": "zero-shot"})
+    assert (raised.value.line, raised.value.field) == (2, column)
+
+
+def test_a_study_of_a_strangers_table_runs_from_yaml(tmp_path: Path) -> None:
+    """Constants, columns and factors reach the rows from the study file and from the command alike."""
+    path = table(tmp_path, CLIP)
+    columns = ", ".join(f"{ours}: {theirs}" for ours, theirs in CLIP_COLUMNS.items())
+    maps = f"columns: {{{columns}}}, constants: {{family: vit, phase: zero-shot}}, times: {{params: 1e6, forward_flops: 2e9}}"
+    study = table(tmp_path, f"name: clip\nimports: [{{name: yaml, table: {path.name}, {maps}}}]\n", "s.yaml")
+    import_tables(prepare(study, str(tmp_path / "runs")))
+    arguments = ["import-results", str(path), "--storage", str(tmp_path / "runs"), "--name", "command", "--source", path.name]
+    arguments += [part for ours, theirs in CLIP_COLUMNS.items() for part in ("--column", f"{ours}={theirs}")]
+    arguments += ["--constant", "family=vit", "--constant", "phase=zero-shot", "--times", "params=1e6"]
+    result = CliRunner().invoke(app, [*arguments, "--times", "forward_flops=2e9"])
+    assert result.exit_code == 0, result.output
+    first, second = (imports.load(tmp_path / "runs", name, results.COLUMNS) for name in ("yaml", "command"))
+    pd.testing.assert_frame_equal(first, second)
+    assert len(first) == 2

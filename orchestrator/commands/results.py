@@ -43,6 +43,7 @@ class WeightsName(StrEnum):
 @app.command("import-results")
 def import_results(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV file, one row a result; columns as in docs/laws.md.")],
+    *,
     storage: StoragePath = "runs",
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the import in studies. Default: the name of the file.")
@@ -53,6 +54,14 @@ def import_results(
     column: Annotated[
         list[str] | None,
         typer.Option(metavar="OURS=THEIRS", help="Our name of a column, and its name in TABLE. Can be repeated."),
+    ] = None,
+    constant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=VALUE", help="A value that all rows have, such as family=vit. Can be repeated."),
+    ] = None,
+    times: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=FACTOR", help="A factor to our unit, such as params=1e6. Can be repeated."),
     ] = None,
 ) -> None:
     """Import published results from a CSV file.
@@ -66,15 +75,41 @@ def import_results(
     label = name or re.sub(r"[^a-z0-9._-]", "-", table.stem.lower())
     if not re.fullmatch(NAME, label):
         raise UserError(f"invalid name {label!r}", field="--name", allowed="1 to 64 of a-z 0-9 . _ -, not starting with a dot")
-    pairs = [item.partition("=") for item in column or []]
-    if wrong := [item for item, pair in zip(column or [], pairs, strict=True) if not (pair[0] and pair[2])]:
-        raise UserError(f"invalid value {wrong[0]!r}", field="--column", allowed="OURS=THEIRS, such as variant=model")
     root = storage_root(storage)
     check_file(table)
-    columns = {ours: theirs for ours, _, theirs in pairs}
+    columns, constants = _pairs("--column", column, "variant=model"), _pairs("--constant", constant, "family=vit")
+    factors = {ours: _positive("--times", factor) for ours, factor in _pairs("--times", times, "params=1e6").items()}
     with writing(root, "--storage"):
-        count = imports.import_csv(root, table, name=label, source=source, columns=columns, dtypes=results.COLUMNS)
+        count = imports.import_csv(
+            root,
+            table,
+            name=label,
+            source=source,
+            columns=columns,
+            constants=constants,
+            times=factors,
+            dtypes=results.COLUMNS,
+        )
     print(f"{count} rows in {imports.folder(root, label)}; a study uses them with `imports: [{{name: {label}}}]`")
+
+
+def _pairs(option: str, items: list[str] | None, example: str) -> dict[str, str]:
+    """The items `OURS=VALUE` of an option."""
+    pairs = [(item, *item.partition("=")) for item in items or []]
+    if wrong := [item for item, ours, _, value in pairs if not (ours and value)]:
+        raise UserError(f"invalid value {wrong[0]!r}", field=option, allowed=f"OURS=VALUE, such as {example}")
+    return {ours: value for _, ours, _, value in pairs}
+
+
+def _positive(option: str, text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"invalid value {text!r}", field=option, allowed="a number above 0")
+    return value
 
 
 @app.command()
@@ -163,12 +198,10 @@ def fit(
 def _factor(text: str) -> float | None:
     """FLOPs for each parameter and example; None if the text is a column's name."""
     try:
-        value = float(text)
+        float(text)
     except ValueError:
         return None
-    if not 0 < value < math.inf:
-        raise UserError(f"invalid value {text!r}", field="--flops-per-example", allowed="a number above 0, or a column")
-    return value
+    return _positive("--flops-per-example", text)
 
 
 def _finished_rows(study: Path, storage: str | None) -> pd.DataFrame:

@@ -41,9 +41,10 @@ def read(path: Path) -> pd.DataFrame:
 
 def comparable(frame: pd.DataFrame) -> pd.DataFrame:
     """A study's finished rows with a column `what` (task, fine-tune epochs, shots): rows of equal `what` can form a curve."""
-    done = summary.finished(frame)
+    is_known = frame["error"].notna() | frame["upstream_loss"].notna()  # a language model has a loss only
+    done = frame[(frame["status"] == "DONE") & is_known]
     epochs = done["finetune_epochs"].map(lambda e: "" if pd.isna(e) else f", {e:g} epochs")
-    shots = done["shots"].map(lambda n: "" if pd.isna(n) else ", zero-shot" if n == 0 else f", {n} shots")
+    shots = done["shots"].map(lambda n: "" if pd.isna(n) else f", {summary.shots_text(n)}")
     return done.assign(what=(done["task"] + epochs + shots).where(done["task"] != "", "upstream"))
 
 

@@ -58,7 +58,7 @@ def error_vs_dataset_size(frame: pd.DataFrame, task: str | None = None, epochs: 
 def fewshot_error_vs_dataset_size(frame: pd.DataFrame, task: str | None = None, shots: int | None = None) -> Chart:
     """Few-shot linear-probe error against pretraining images (default: the largest number of shots)."""
     rows = summary.longest(summary.probed(frame, task, shots))
-    what = f"{rows['task'].iloc[0]}, linear probe on {rows['shots'].iloc[0]} images per class" if len(rows) else ""
+    what = f"{rows['task'].iloc[0]}, {summary.probe_text(rows['shots'].iloc[0])}" if len(rows) else ""
     return _size_chart(rows, _name("probe-data", rows), what, FEWSHOT_ERROR)
 
 

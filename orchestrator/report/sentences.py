@@ -46,7 +46,7 @@ def _views(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         yield task, summary.finetune_length(rows), rows
     for task in summary.tasks(frame, "probe") if "finetune" not in phases else []:
         rows = summary.probed(frame, task)
-        yield task, f"linear probe on {rows['shots'].iloc[0]} images per class", rows
+        yield task, summary.probe_text(rows["shots"].iloc[0]), rows
     if phases == {"pretrain"} and len(summary.pretrained(frame)):
         yield frame["dataset"].iloc[0], "after pretraining", summary.pretrained(frame)
 

@@ -36,7 +36,7 @@ def _table(task: str, frame: pd.DataFrame, keys: list[str], models: list[tuple[A
     columns |= {
         ("finetune", e): f"{e:g} epoch{'s' if e != 1 else ''}" for e in sorted(rows["finetune_epochs"].dropna().unique())
     }
-    columns |= {("probe", float(s)): f"{s} shots" for s in sorted(rows["shots"].dropna().unique())}
+    columns |= {("probe", float(s)): summary.shots_text(s) for s in sorted(rows["shots"].dropna().unique())}
     amount = rows["finetune_epochs"].fillna(rows["shots"].astype("float64")).fillna(0.0)
     groups = dict(list(rows.groupby([*keys, "phase", amount], sort=False)))
     cells = {model: [_cell(groups.get((*model, *column))) for column in columns] for model in models}

@@ -1,7 +1,8 @@
 """Imported tables in the storage folder: published results that no run of this store produced. They are not runs.
 
 imports/<name>/rows.csv      columns as in results.COLUMNS, status DONE, `source` names the origin of the rows
-imports/<name>/meta.json     source, name and SHA-256 of the table, our name of each column to the table's name
+imports/<name>/meta.json     source, name and SHA-256 of the table, our name of each column to the table's name, constants and
+                             factors
 """
 
 from __future__ import annotations
@@ -24,15 +25,24 @@ def folder(storage: Path, name: str) -> Path:
 
 
 def import_csv(
-    storage: Path, table: Path, *, name: str, source: str, columns: Mapping[str, str], dtypes: Mapping[str, str]
+    storage: Path,
+    table: Path,
+    *,
+    name: str,
+    source: str,
+    columns: Mapping[str, str],
+    dtypes: Mapping[str, str],
+    constants: Mapping[str, str | float] | None = None,
+    times: Mapping[str, float] | None = None,
 ) -> int:
     """Read a CSV and store its rows under `name`, replacing an earlier import; returns the number of rows. Raises UserError."""
-    rows = read_rows(table, source or table.name, columns, dtypes)
+    rows = read_rows(table, source or table.name, columns, dtypes, constants=constants, times=times)
     target = folder(storage, name)
     with atomic_path(target / "rows.csv") as partial:
         rows.to_csv(partial, index=False)
     digest = hashlib.sha256(table.read_bytes()).hexdigest()
-    write_json(target / "meta.json", {"source": source, "table": table.name, "sha256": digest, "columns": dict(columns)})
+    mapped = {"columns": dict(columns), "constants": dict(constants or {}), "times": dict(times or {})}
+    write_json(target / "meta.json", {"source": source, "table": table.name, "sha256": digest, **mapped})
     return len(rows)
 
 

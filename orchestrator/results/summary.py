@@ -51,6 +51,16 @@ def count(number: float) -> str:
     return f"{number:g}"
 
 
+def shots_text(shots: float) -> str:
+    """`5 shots`; `zero-shot` for a result without any image of the task."""
+    return f"{shots:g} shots" if shots else "zero-shot"
+
+
+def probe_text(shots: float) -> str:
+    """How a probe was measured: `linear probe on 5 images per class`, `zero-shot`."""
+    return f"linear probe on {shots:g} images per class" if shots else "zero-shot"
+
+
 def flops_unit(flops: float) -> tuple[float, str]:
     """The largest unit that keeps the value at 1 or above: (1e12, "tera")."""
     return next(((size, name) for size, name in FLOPS_UNITS.items() if flops >= size), (1e6, "mega"))

@@ -32,6 +32,10 @@ class Import(Frozen):
     """Where the results were published."""
     columns: dict[str, str] = Field(default={}, examples=["{variant: model}"])
     """Column names in the table, by ours, where they differ."""
+    constants: dict[str, str | float] = Field(default={}, examples=["{family: vit, phase: zero-shot}"])
+    """Values that all rows of the table have, by our column name."""
+    times: dict[str, float] = Field(default={}, examples=["{params: 1e6}"])
+    """Factors that turn numbers of the table into our units, by our column name."""
 
 
 class Claims(Frozen):
