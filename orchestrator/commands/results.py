@@ -77,8 +77,14 @@ def import_results(
         raise UserError(f"invalid name {label!r}", field="--name", allowed="1 to 64 of a-z 0-9 . _ -, not starting with a dot")
     root = storage_root(storage)
     check_file(table)
-    columns, constants = _pairs("--column", column, "variant=model"), _pairs("--constant", constant, "family=vit")
-    factors = {ours: _positive("--times", factor) for ours, factor in _pairs("--times", times, "params=1e6").items()}
+    columns, constants = (
+        _pairs("--column", column, "OURS=THEIRS, such as variant=model"),
+        _pairs("--constant", constant, "OURS=VALUE, such as family=vit"),
+    )
+    factors = {
+        ours: _positive("--times", factor)
+        for ours, factor in _pairs("--times", times, "OURS=FACTOR, such as params=1e6").items()
+    }
     with writing(root, "--storage"):
         count = imports.import_csv(
             root,
@@ -93,11 +99,11 @@ def import_results(
     print(f"{count} rows in {imports.folder(root, label)}; a study uses them with `imports: [{{name: {label}}}]`")
 
 
-def _pairs(option: str, items: list[str] | None, example: str) -> dict[str, str]:
+def _pairs(option: str, items: list[str] | None, allowed: str) -> dict[str, str]:
     """The items `OURS=VALUE` of an option."""
     pairs = [(item, *item.partition("=")) for item in items or []]
     if wrong := [item for item, ours, _, value in pairs if not (ours and value)]:
-        raise UserError(f"invalid value {wrong[0]!r}", field=option, allowed=f"OURS=VALUE, such as {example}")
+        raise UserError(f"invalid value {wrong[0]!r}", field=option, allowed=allowed)
     return {ours: value for _, ours, _, value in pairs}
 
 
