@@ -21,7 +21,7 @@ from orchestrator.laws.joint import NAMES
 from orchestrator.laws.points import Array
 
 SEED = 5
-DESIGNS = {"grid 4 x 3": (4, 3), "grid 4 x 4": (4, 4), "grid 5 x 5": (5, 5), "24 rows": 24, "60 rows": 60, "240 rows": 240}
+DESIGNS: dict[str, int | tuple[int, int]] = {"grid 4 x 3": (4, 3), "grid 4 x 4": (4, 4), "grid 5 x 5": (5, 5), "24 rows": 24, "60 rows": 60, "240 rows": 240}
 ISOFLOPS = ((4, 5, 0.005, 0.02), (4, 7, 0.01, 0.02), (7, 9, 0.003, 0.0), (7, 9, 0.01, 0.05), (9, 15, 0.005, 0.05))
 
 
