@@ -21,7 +21,14 @@ from orchestrator.laws.joint import NAMES
 from orchestrator.laws.points import Array
 
 SEED = 5
-DESIGNS: dict[str, int | tuple[int, int]] = {"grid 4 x 3": (4, 3), "grid 4 x 4": (4, 4), "grid 5 x 5": (5, 5), "24 rows": 24, "60 rows": 60, "240 rows": 240}
+DESIGNS: dict[str, int | tuple[int, int]] = {
+    "grid 4 x 3": (4, 3),
+    "grid 4 x 4": (4, 4),
+    "grid 5 x 5": (5, 5),
+    "24 rows": 24,
+    "60 rows": 60,
+    "240 rows": 240,
+}
 ISOFLOPS = ((4, 5, 0.005, 0.02), (4, 7, 0.01, 0.02), (7, 9, 0.003, 0.0), (7, 9, 0.01, 0.05), (9, 15, 0.005, 0.05))
 
 
@@ -67,13 +74,21 @@ def _joint_coverage(design: int | tuple[int, int], tails: str, tables: int) -> s
         y = truth[0] + truth[1] * size**-a + truth[2] * data**-b
         rest = random.standard_normal(len(y)) if tails == "normal" else random.standard_t(3, len(y)) / np.sqrt(3)
         law = laws.fit_joint(size, data, y * np.exp(noise * rest))
-        intervals, best = law.parameter_intervals(), laws.optimum(law).size_exponent_interval
+        intervals, best = law.parameter_intervals(), _size_exponent(law)
         known = [intervals[name][0] <= value <= intervals[name][1] for name, value in zip(NAMES, truth, strict=True)]
-        inside.append([*known, best[0] <= b / (a + b) <= best[1]])
+        inside.append([*known, best[0] <= b / (a + b) <= best[1] if best else np.nan])
         determined.append([name not in law.unidentified() for name in NAMES])
-    covered = zip((*NAMES, "exponent of N"), np.mean(inside, axis=0), strict=True)
+    covered = zip((*NAMES, "exponent of N"), np.nanmean(inside, axis=0), strict=True)
     shares = zip(NAMES, np.mean(determined, axis=0), strict=True)
     return "inside {}; determined {}".format(*(", ".join(f"{n} {v:.2f}" for n, v in part) for part in (covered, shares)))
+
+
+def _size_exponent(law: laws.JointLaw) -> tuple[float, float] | None:
+    """The interval of the exponent of N; None if a term of the law is 0."""
+    try:
+        return laws.optimum(law).size_exponent_interval
+    except laws.LawError:
+        return None
 
 
 def _design(design: int | tuple[int, int], random: np.random.Generator) -> tuple[Array, Array]:

@@ -6,9 +6,8 @@ import json
 import math
 import re
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,20 +23,6 @@ if TYPE_CHECKING:
     from orchestrator.verdicts.advice import Advice
 
 app = typer.Typer()
-
-
-class LossName(StrEnum):
-    """Losses of log residuals."""
-
-    squared = "squared"
-    huber = "huber"
-
-
-class WeightsName(StrEnum):
-    """Weights of rows."""
-
-    equal = "equal"
-    growing = "growing"
 
 
 @app.command("import-results")
@@ -135,10 +120,12 @@ def fit(
         str, typer.Option(metavar="COLUMNS", help="Columns that separate the curves, with commas. Empty: one curve.")
     ] = "family,what",
     loss: Annotated[
-        LossName | None, typer.Option(help="Loss of log residuals. Default: squared; for L(N,D) huber with delta 1e-3.")
+        Literal["squared", "huber"] | None,
+        typer.Option(help="Loss of log residuals. Default: squared; for L(N,D) huber with delta 1e-3."),
     ] = None,
     weights: Annotated[
-        WeightsName | None, typer.Option(help="Weights of the rows: equal, or growing with x. Default: that of the form.")
+        Literal["equal", "growing"] | None,
+        typer.Option(help="Weights of the rows: equal, or growing with x. Default: that of the form."),
     ] = None,
     chance: Annotated[
         float | None, typer.Option(metavar="ERROR", help="Error of guessing, for form M4 and auto.", min=0, max=1)
@@ -178,8 +165,8 @@ def fit(
     factor = _factor(flops_per_example)
     choices = FitChoices(
         form=form,
-        loss=None if loss is None else loss.value,
-        weights=None if weights is None else weights.value,
+        loss=loss,
+        weights=weights,
         chance=chance,
         block=block,
         frontier=frontier,

@@ -137,7 +137,7 @@ def _columns(path: Path, names: list[str], mapped: Mapped) -> dict[str, str]:
 
     for ours in (*mapped.columns, *mapped.constants, *mapped.times):
         if ours.partition(":")[0] not in KNOWN:
-            raise error(f"unknown column{suggest(ours, KNOWN)}", ours, ", ".join(KNOWN))
+            raise error(f"unknown column{suggest(ours, list(KNOWN))}", ours, ", ".join(KNOWN))
     for theirs in mapped.columns.values():
         if theirs not in names:
             raise error(f"the table has no such column{suggest(theirs, names)}", theirs, ", ".join(names))

@@ -156,7 +156,7 @@ def _phase(table: Table, line: int, facts: Mapping[str, Any], task: str) -> tupl
     shots = facts["shots"]
     phase = facts["phase"] or ("probe" if shots is not None else "finetune" if task else "pretrain")
     if phase not in PHASES:
-        raise table.error(f"unknown phase {phase!r}{suggest(phase, PHASES)}", line, "phase", ", ".join(PHASES))
+        raise table.error(f"unknown phase {phase!r}{suggest(phase, list(PHASES))}", line, "phase", ", ".join(PHASES))
     if (phase == "pretrain") != (task == ""):
         raise table.error(f"phase {phase} {'must not have a task' if task else 'requires a task'}", line, "task")
     if phase == "zero-shot":
