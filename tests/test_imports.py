@@ -21,6 +21,10 @@ from orchestrator.results.import_table import read_rows
 from orchestrator.results.summary import probe_text, shots_text
 from orchestrator.spec.study import read_study
 from orchestrator.store.layout import Store
+from orchestrator.verdicts.evidence import gather
+from orchestrator.verdicts.forecast import forecast
+from orchestrator.verdicts.targets import target_run
+from orchestrator.verdicts.views import views
 from vitmodel.config.base import UserError
 
 DATA = ROOT / "studies" / "data"
@@ -229,3 +233,30 @@ def test_a_study_of_a_strangers_table_runs_from_yaml(tmp_path: Path) -> None:
     first, second = (imports.load(tmp_path / "runs", name, results.COLUMNS) for name in ("yaml", "command"))
     pd.testing.assert_frame_equal(first, second)
     assert len(first) == 2
+
+
+def test_a_target_may_be_any_variant_with_parameters_and_flops_in_the_table(tmp_path: Path) -> None:
+    lines = ["family,variant,params,forward_flops,dataset_size,epochs,phase,task,top1"]
+    for size, (name, params) in enumerate([("tiny", 10), ("mid", 40), ("big", 160)]):
+        for images in (1, 4, 16, 64):
+            lines.append(
+                f"vit,{name},{params}M,{params}B,{images}M,7,zero-shot,imagenet,{1 - 0.9 / (1 + size) * images**-0.2:.4f}"
+            )
+    table(tmp_path, "\n".join(lines))
+    text = "name: s\nimports: [{name: t, table: table.csv}]\ntargets: [{variant: big, dataset_size: 256M}]\n"
+    prepared = prepare(table(tmp_path, text, "s.yaml"), str(tmp_path / "runs"))
+    import_tables(prepared)
+    frame = imports.load(tmp_path / "runs", "t", results.COLUMNS)
+    study = prepared.file.study
+    (view,) = views(frame, study.claims, {})
+    assert (view.name, view.how) == ("imagenet, zero-shot", "zero-shot")
+    evidence = gather(frame, view, study.claims)
+    run = target_run(study.targets[0], study, evidence.points)
+    assert (run.family, run.params, run.epochs) == ("vit", 160_000_000, 7.0)
+    assert run.pretrain_flops == pytest.approx(3 * 160e9 * 7 * 256e6)
+    made = forecast(study.targets[0], study, [evidence])
+    assert made.low < 0.3 * 256**-0.2 < made.high
+    unknown = study.targets[0].model_copy(update={"variant": "huge"})
+    with pytest.raises(UserError, match="no row of 'huge'") as raised:
+        target_run(unknown, study, evidence.points)
+    assert raised.value.allowed == "tiny, mid, big"

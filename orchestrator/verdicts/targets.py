@@ -34,17 +34,46 @@ class TargetRun:
 
 
 def target_run(target: Target, study: Study, points: Sequence[CurvePoint]) -> TargetRun:
-    """The run of a target, with the model and the length that the study would use."""
-    entries = {entry.model.variant: entry for entry in study.pretrain.models}
-    model: ModelConfig = entries[target.variant].model if target.variant in entries else named_model(target.variant)
-    resolution = study.pretrain.resolution if study.pretrain.models else RESOLUTION
-    spec = study.datasets.get(study.pretrain.data)
-    stated = None if spec is None else spec.classes if isinstance(spec, ExternalData) else generated.classes(spec)
-    classes = stated or CLASSES
+    """The run of a target, with the model and the length that the study would use.
+
+    A variant that is neither in the study nor published has the family, the parameters and the FLOPs of an example of its
+    points. Raises UserError if it has no point with these.
+    """
     epochs = target.epochs or _study_epochs(target, study, points)
-    flops = TRAIN_FACTOR * forward_flops(model, resolution, classes) * epochs * target.dataset_size
-    params = count_params(model, resolution, classes)
-    return TargetRun(target=target, family=model.family, params=params, epochs=epochs, pretrain_flops=float(flops))
+    model = _model(target, study)
+    same = [point for point in points if point.variant == target.variant]
+    if model is None:
+        if not same or math.isnan(flops := _flops_per_example(same)):
+            message = f"the table has no row of {target.variant!r} with its FLOPs and examples, and it is not a published model"
+            raise UserError(message, field="targets.variant", allowed=", ".join(dict.fromkeys(p.variant for p in points)))
+        family, params = same[0].family, same[0].params
+    else:
+        resolution = study.pretrain.resolution if study.pretrain.models else RESOLUTION
+        spec = study.datasets.get(study.pretrain.data)
+        classes = CLASSES if spec is None else spec.classes if isinstance(spec, ExternalData) else generated.classes(spec)
+        family, params = model.family, count_params(model, resolution, classes)
+        flops = float(TRAIN_FACTOR * forward_flops(model, resolution, classes))
+    run_flops = flops * epochs * target.dataset_size
+    return TargetRun(target=target, family=family, params=params, epochs=epochs, pretrain_flops=run_flops)
+
+
+def _model(target: Target, study: Study) -> ModelConfig | None:
+    """The model of a target: the study's, or a published one; None if only imported rows can have it."""
+    entries = {entry.model.variant: entry for entry in study.pretrain.models}
+    if target.variant in entries:
+        return entries[target.variant].model
+    try:
+        return named_model(target.variant)
+    except UserError:
+        if not study.imports:
+            raise
+        return None
+
+
+def _flops_per_example(points: Sequence[CurvePoint]) -> float:
+    """The training FLOPs of an example, the median over a variant's points; nan if none has FLOPs and epochs."""
+    each = pd.Series([point.pretrain_flops / (point.epochs * point.dataset_size) for point in points])
+    return float(each.median())
 
 
 def _study_epochs(target: Target, study: Study, points: Sequence[CurvePoint]) -> float:

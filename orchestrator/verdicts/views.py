@@ -19,18 +19,19 @@ def views(frame: pd.DataFrame, claims: Claims, ceilings: Mapping[str, str]) -> t
     result = []
     if tuned:
         averaged = tuple(task for task in claims.tasks or tuned if task in tuned)
-        how = summary.finetune_length(done[done["phase"] == "finetune"])
+        length = summary.finetune_length(done[done["phase"] == "finetune"])
         left_out = tuple(ceilings) if claims.leave_out is None else claims.leave_out
         remaining = tuple(task for task in averaged if task not in left_out)
         if len(averaged) > 1:
-            result.append(View(name=f"mean of {len(averaged)} tasks", tasks=averaged, phase="finetune", how=how))
+            result.append(View(name=f"mean of {len(averaged)} tasks", tasks=averaged, phase="finetune", how=length))
         if 1 < len(remaining) < len(averaged):
             without = ", ".join(task for task in averaged if task not in remaining)
             name = f"mean of {len(remaining)} tasks, without {without}"
-            result.append(View(name=name, tasks=remaining, phase="finetune", how=how))
-        result += [View(name=task, tasks=(task,), phase="finetune", how=how) for task in tuned]
+            result.append(View(name=name, tasks=remaining, phase="finetune", how=length))
+        result += [View(name=task, tasks=(task,), phase="finetune", how=length) for task in tuned]
     shots = done.loc[done["phase"] == "probe", "shots"].max() if probed else 0
-    result += [View(name=f"{task}, {shots} shots", tasks=(task,), phase="probe", how=f"{shots} shots") for task in probed]
+    how = summary.shots_text(shots)
+    result += [View(name=f"{task}, {how}", tasks=(task,), phase="probe", how=how) for task in probed]
     if not result and len(summary.pretrained(done)):
         result.append(View(name="upstream", tasks=("",), phase="pretrain", how="right after pretraining"))
     return tuple(result)
