@@ -23,13 +23,15 @@ def band(draws: BootstrapDraws, form: FunctionalForm, z: Array, *, middle: Array
     """Lower and upper log error (2, n) at z around `middle` (n,).
 
     The draws, blurred by a normal distribution of standard deviation `spread` (n,), and widened from normal to Student's t.
+    The band contains `middle`, also where a bound of the search (a floor at 0) moves all draws to one side.
     """
     values = draws.log_scale[:, None] + form.log_shape(draws.theta, z)
     levels = norm.ppf((np.arange(len(values)) + 0.5) / len(values))
     values = values + spread * np.random.default_rng(SEED).permutation(levels)[:, None]
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     widening = float(t.ppf(tails[1], draws.freedom) / norm.ppf(tails[1]))
-    return np.asarray(middle + widening * (np.quantile(values, tails, axis=0) - middle))
+    ends = middle + widening * (np.quantile(values, tails, axis=0) - middle)
+    return np.asarray([np.minimum(ends[0], middle), np.maximum(ends[1], middle)])
 
 
 def invert(theta: Array, log_scale: Array, form: FunctionalForm, centre: float, y: ArrayLike) -> Array:

@@ -8,7 +8,8 @@ is a constant.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,24 @@ def bootstrap(problem: FitProblem, theta: Array, points: Points, count: int = DR
     refits = descend(problem, np.repeat(theta[None], count, axis=0), samples).theta if len(theta) else np.zeros((count, 0))
     scale = best_log_scale(problem, samples - problem.form.log_shape(refits, problem.z))[:, 0]
     return describe_draws(problem, theta, points, refits, scale)
+
+
+def bootstrap_members(members: Sequence[tuple[FitProblem, Array]], points: Points, count: int = DRAWS) -> Array:
+    """Refits (R, sum of k + 1) of several fits of the same points, each (problem, theta): theta and log scale side by side.
+
+    A draw multiplies the residuals of every fit by the same random factors. The refits of one form are one batch.
+    """
+    found: dict[int, Array] = {}
+    for name in dict.fromkeys(problem.form.name for problem, _ in members):
+        numbers = [i for i, (problem, _) in enumerate(members) if problem.form.name == name]
+        samples = np.concatenate([resample(*members[i], points, count) for i in numbers])
+        begin = np.concatenate([np.repeat(members[i][1][None], count, axis=0) for i in numbers])
+        weights = np.repeat([members[i][0].weights for i in numbers], count, axis=0)
+        problem = replace(members[numbers[0]][0], weights=weights)
+        theta = descend(members[numbers[0]][0], begin, samples, weights).theta
+        scale = best_log_scale(problem, samples - problem.form.log_shape(theta, problem.z))
+        found |= dict(zip(numbers, np.split(np.hstack([theta, scale]), len(numbers)), strict=True))
+    return np.hstack([found[i] for i in range(len(members))])
 
 
 def resample(problem: FitProblem, theta: Array, points: Points, count: int, salt: int = 0) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.laws.bootstrap import noise_of, used_freedom
 from orchestrator.laws.law import Diagnostics, Law, Rollout
-from orchestrator.laws.points import Array, Points, trend
+from orchestrator.laws.points import Array, Points, is_short, trend
 from orchestrator.laws.problem import FitProblem, fitted_log_error, log_scale_at, residuals
 from orchestrator.laws.rollout import NO_ROLLOUT
 from orchestrator.laws.solver import jacobian
@@ -74,6 +74,7 @@ def _diagnose(problem: FitProblem, theta: Array, points: Points) -> Diagnostics:
         standard_errors=errors,
         rollout=NO_ROLLOUT,
         candidates={},
+        short_range=is_short(points),
     )
 
 

@@ -1,6 +1,6 @@
-"""Fits a law to points: one form, or the form that forecast best in roll-outs.
+"""Fits a law to points: one form, or an average of forms, weighted by roll-out.
 
-Reads arrays, returns a Law. Forms are chosen by roll-out (fit the past, score the future), never by how well they follow the
+Reads arrays, returns a Law. Forms are weighted by roll-out (fit the past, score the future), never by how well they follow the
 points they were fitted to.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import least_squares
 
+from orchestrator.laws.blend import Candidate, blend, candidates
 from orchestrator.laws.diagnostics import describe
 from orchestrator.laws.forms import FLAT, FORMS, FunctionalForm
 from orchestrator.laws.law import Law, Rollout
@@ -26,12 +27,12 @@ from orchestrator.laws.points import (
     trend,
 )
 from orchestrator.laws.problem import FitOptions, FitProblem, Loss, build_problem, residuals
-from orchestrator.laws.rollout import roll_out
-from orchestrator.laws.solver import solve
+from orchestrator.laws.rollout import make_cuts, roll_out, rollout_of
+from orchestrator.laws.solver import descend, solve
 from orchestrator.laws.tolerance import count_distinct
 from vitmodel.config.base import suggest
 
-AHEAD = 2.0  # candidates with similar roll-out errors are compared at this many times the largest x
+NO_FLOOR = -7.0  # log of the floor over the law's error in the middle of the data: a thousandth of it
 SIMILAR = 1.5  # ratio of roll-out errors; the RMSE of three roll-outs is uncertain by about 1 / sqrt(2 x 3) = 40%
 CANDIDATES = ("M2", "M3", "zhai")  # with a floor, with a bend towards a floor, with bends at both ends
 SQUARED = Loss()
@@ -50,11 +51,12 @@ def fit(
 ) -> Law:
     """Fit y, an error above zero, as a law of x (n,), or (n, 2) for form "L(N,D)".
 
-    form: a name in FORMS, or "auto" (chosen by roll-out). weights: precision of each log error (`noise_weights`), up to a
+    form: a name in FORMS, or "auto" (an average, weighted by roll-out). weights: precision of each log error (`noise_weights`), up to a
     common factor. chance: the error of guessing, for M4; fitted if None. runs: the run of each row, for the bootstrap.
-    growth: weights also grow as x^growth; None: 2, or less if there are few points.
-    Raises LawError: fewer distinct x than parameters + 1 or than 4, less than a decade in x, an error that rises with x,
-    values that are not positive and finite.
+    growth: weights also grow as x^growth. None: 0 for a single form; "auto" averages
+    growths of 0, 1 and 2, and has the parameters of 0.
+    Raises LawError: fewer distinct x than parameters + 1 or than 4, less than a factor of four in x, an error that rises with
+    x, values that are not positive and finite.
     """
     if form != "auto" and form not in FORMS:
         raise LawError(
@@ -76,16 +78,15 @@ def fit_form(form: FunctionalForm, points: Points, options: FitOptions) -> Law:
     if not form.sequence_points:  # broken power laws may rise
         require_not_rising(points)
     rollout = roll_out(form, points, options)
-    return _fit(form, points, options, rollout, {form.name: rollout.rmse})
+    return without_floor(_fit(form, points, options, rollout, {form.name: rollout.rmse}))
 
 
 def fit_auto(points: Points, options: FitOptions) -> Law:
-    """The law that forecasts best: flat if there is no falling trend, else one of the candidates, chosen by roll-out.
+    """The average of the candidates, weighted by roll-out, with the parameters of one form; flat without a falling trend.
 
-    Few cuts cannot separate forms whose roll-out error is within 1.5 times the best. Of these forms, the one with the median
-    forecast at twice the largest x is chosen (of two, the one with the lower roll-out error): a compromise between floors
-    that are too high and too low. Without roll-outs (too few points), all candidates are compared in this way.
-    A known chance level makes M4 a candidate.
+    Few cuts cannot tell which form is best, so none is chosen for predictions: each counts the more, the smaller its roll-out
+    error. The parameters are those of M2; of M1, if the floor is at 0; of zhai (or M4, with a known chance level), if its
+    roll-out error is less than two thirds of M2's.
     """
     require_enough_data(points, 2)
     require_not_rising(points)
@@ -95,26 +96,48 @@ def fit_auto(points: Points, options: FitOptions) -> Law:
     distinct = count_distinct(points.x)
     names = CANDIDATES if options.chance is None else (*CANDIDATES, "M4")
     forms = [FORMS[name] for name in names if distinct > FORMS[name].num_parameters]
-    rollouts = {form.name: roll_out(form, points, options) for form in forms}
-    best = min((r.rmse for r in rollouts.values() if np.isfinite(r.rmse)), default=np.inf)
-    similar = [form for form in forms if not rollouts[form.name].rmse > SIMILAR * best]
-    scores = {name: rollout.rmse for name, rollout in rollouts.items()}
-    laws = [_fit(form, points, options, rollouts[form.name], scores) for form in similar]
-    ahead = np.array([AHEAD * points.first.max()])
-    ordered = sorted(laws, key=lambda law: float(law.predict(ahead)[0]))
-    middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
-    chosen = min(middle, key=lambda law: scores[law.form])
-    return replace(chosen, rivals=tuple(law for law in laws if law is not chosen))
+    cuts = make_cuts(points, min(form.num_parameters for form in forms))
+    choices = [choice for form in forms for choice in candidates(form, points, options, cuts)]
+    return blend(_named(choices, points, options), choices, points)
 
 
-def _fit(form: FunctionalForm, points: Points, options: FitOptions, rollout: Rollout, candidates: Mapping[str, float]) -> Law:
+def _named(choices: Sequence[Candidate], points: Points, options: FitOptions) -> Law:
+    """The law whose parameters are reported: weights by noise, or with the growth of `options`."""
+    growth = 0.0 if options.growth is None else options.growth
+    own = {choice.problem.form.name: choice for choice in choices if choice.growth == growth}
+    common = min(len(choice.misses) for choice in own.values())
+    errors = {name: rollout_of(choice.misses[-common:]).rmse for name, choice in own.items()} if common else {}
+    rivals = [name for name in ("zhai", "M4") if SIMILAR * errors.get(name, np.inf) < errors.get("M2", np.inf)]
+    name = min(rivals, key=lambda rival: errors[rival]) if rivals else "M2"
+    law = _fit(FORMS[name], points, replace(options, growth=growth), rollout_of(own[name].misses), {}, start=own[name].theta)
+    return without_floor(law) if name == "M2" else law
+
+
+def without_floor(law: Law) -> Law:
+    """M1 in place of an M2 whose floor is at 0: the same curve with a parameter less. Intervals remain those of M2."""
+    if law.form != "M2" or law.theta[1] > NO_FLOOR:
+        return law
+    options = FitOptions(loss=law.problem.loss, growth=law.diagnostics.growth)
+    simpler = _fit(FORMS["M1"], law.points, options, law.diagnostics.rollout, law.diagnostics.candidates)
+    return replace(simpler, wider=law)
+
+
+def _fit(
+    form: FunctionalForm,
+    points: Points,
+    options: FitOptions,
+    rollout: Rollout,
+    scores: Mapping[str, float],
+    start: Array | None = None,
+) -> Law:
+    """The law of this form, searched from a grid, or from `start` if its solution is nearly known."""
     problem, centre, growth = build_problem(form, points, options)
     log_y = np.log(points.y)
-    result = solve(problem, log_y)
+    result = solve(problem, log_y) if start is None else descend(problem, start[None], log_y)
     theta, converged = _polish(problem, result.theta[0], log_y) if form.parameters else (result.theta[0], True)
     agreeing = int((result.objective <= result.objective.min() * 1.001 + 1e-15).sum())
     return describe(
-        problem, theta, points, centre, growth, converged=converged, agreeing=agreeing, rollout=rollout, candidates=candidates
+        problem, theta, points, centre, growth, converged=converged, agreeing=agreeing, rollout=rollout, candidates=scores
     )
 
 

@@ -6,7 +6,7 @@ Frozen data and pure methods. x has the unit it was fitted in, y the unit of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from orchestrator.laws import bands
-from orchestrator.laws.bootstrap import BootstrapDraws, bootstrap
+from orchestrator.laws.bootstrap import BootstrapDraws, bootstrap, bootstrap_members
 from orchestrator.laws.points import Array, LawError, Points
 from orchestrator.laws.problem import FitProblem
 from orchestrator.laws.tolerance import ROUNDING
@@ -53,12 +53,30 @@ class Diagnostics:
     condition: float  # of the scaled Jacobian: above 1e4 the data cannot separate some parameters
     standard_errors: Mapping[str, float]  # of theta: of exponents directly, of all other parameters in logarithms
     rollout: Rollout
-    candidates: Mapping[str, float]  # roll-out RMSE of every form that `auto` compared
+    candidates: Mapping[str, float]  # roll-out RMSE of every form that `auto` averaged, or of this form
+    weights: Mapping[str, float] = field(default_factory=dict)  # of the forms in the average of `auto`; M2 x^1: weights grow as x
+    short_range: bool = False  # x spans less than a decade
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A form fitted with weights that grow as x^growth, and its weight in an average."""
+
+    label: str
+    weight: float
+    growth: float
+    problem: FitProblem
+    theta: Array
+    log_scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """A form with its parameters: y = scale * shape(theta, x / centre)."""
+    """A form with its parameters: y = scale * shape(theta, x / centre).
+
+    The law of `auto` predicts with the weighted average of its `members`; form, formula and params are those of `named`, one
+    form that is fitted with weights by noise alone.
+    """
 
     form: str
     formula: str
@@ -69,7 +87,9 @@ class Law:
     centre: Array = field(repr=False)
     points: Points = field(repr=False)
     problem: FitProblem = field(repr=False)
-    rivals: tuple[Law, ...] = field(default=(), repr=False)  # laws whose roll-outs were not clearly worse than this law's
+    members: tuple[Member, ...] = field(default=(), repr=False)  # of the average of `auto`
+    named: Law | None = field(default=None, repr=False)  # the law whose parameters these are, if this one is an average
+    wider: Law | None = field(default=None, repr=False)  # M2 with its floor at 0, if this is the M1 in its place: for intervals
     joint_draws: BootstrapDraws | None = field(default=None, repr=False)  # of a fit that shares parameters with other laws
 
     @property
@@ -92,25 +112,40 @@ class Law:
     def interval(self, x: ArrayLike, level: float = 0.9, kind: Literal["confidence", "prediction"] = "confidence") -> Array:
         """The band (2, n) at each x that contains the law (confidence) or a new run's error (prediction) at this level.
 
-        From bootstrap draws over runs or blocks, plus the disagreement with `rivals`. A prediction beyond the data is also as
-        uncertain as the law's roll-outs, if these were off by more than the noise. Raises LawError for an invalid level.
+        From bootstrap draws over runs or blocks, plus the disagreement of the averaged forms. A prediction beyond the data is
+        also as uncertain as the law's roll-outs, if these were off by more than the noise. The band contains the law's own
+        prediction. Raises LawError for an invalid level.
         """
         if not 0 < level < 1:
             raise LawError(f"invalid level {level}", reason="bad input", allowed="between 0 and 1")
         z = self.centred(x)
-        rivals = [np.log(rival.predict(x)) for rival in self.rivals]
         middle = self.log_scale + self.problem.form.log_shape(self.theta[None], z)[0]
-        spread = np.std([middle, *rivals], axis=0, ddof=1) if rivals else np.zeros_like(middle)
+        spread = self._disagreement(z, middle)
         if kind == "prediction":
             is_beyond = _first_axis(z) > _first_axis(self.problem.z).max() * (1 + ROUNDING)
             missed = np.where(is_beyond, bands.excess_error(self.diagnostics.rollout.rmse, self.draws.noise), 0.0)
             spread = np.sqrt(np.maximum(spread, missed) ** 2 + self.draws.noise**2)
         return np.exp(bands.band(self.draws, self.problem.form, z, middle=middle, level=level, spread=spread))
 
+    def _disagreement(self, z: Array, middle: Array) -> Array:
+        """The weighted standard deviation (n,) of the members' log errors."""
+        total = np.zeros_like(middle)
+        for member in self.members:
+            gap = member.log_scale + member.problem.form.log_shape(member.theta[None], z)[0] - middle
+            total += member.weight * gap**2
+        return np.sqrt(total)
+
     @cached_property
     def draws(self) -> BootstrapDraws:
         """The bootstrap refits of this law: deterministic, computed at first use."""
-        return self.joint_draws or bootstrap(self.problem, self.theta, self.points)
+        if self.joint_draws is not None:
+            return self.joint_draws
+        if self.named is None:
+            return bootstrap(self.problem, self.theta, self.points)
+        own = self.named.draws
+        drawn = bootstrap_members([(m.problem, m.theta) for m in self.members], self.points)
+        theta = np.hstack([own.theta, own.log_scale[:, None], drawn])
+        return replace(own, theta=theta, log_scale=np.zeros(len(theta)))
 
     def centred(self, x: ArrayLike) -> Array:
         """x in units of the fitted points' geometric mean. Raises LawError for x that is not positive."""

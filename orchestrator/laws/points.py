@@ -21,8 +21,9 @@ Array: TypeAlias = NDArray[np.float64]
 Reason = Literal["too few points", "too narrow", "not positive", "rising", "bad input", "no solution"]
 
 MIN_POINTS = 4  # every form has a curve through three points
-MIN_DECADES = 1.0  # of the range of x
-DECADE_TOLERANCE = 0.01  # in decades: sizes and budgets are rounded, so a factor of 10 may be measured as 9.99
+MIN_FACTOR = 4.0  # of the range of x
+SHORT_FACTOR = 10.0  # a curve below a decade is fitted, and marked as short
+FACTOR_TOLERANCE = 0.0225  # relative: sizes and budgets are rounded, so a factor of 10 may be measured as 9.78
 FLAT_CHANGE = 0.01  # a curve whose log error changes by less over its whole range is flat
 FLAT_SIGNIFICANCE = 0.05  # of the one-sided test for a trend
 
@@ -86,7 +87,7 @@ def check_points(
 
 
 def require_enough_data(points: Points, parameters: int) -> None:
-    """Raise LawError for fewer distinct x than parameters + 1 (and than 4), or for a range of x below one decade."""
+    """Raise LawError for fewer distinct x than parameters + 1 (and than 4), or for a range of x below a factor of four."""
     distinct = count_distinct(points.x)
     needed = max(MIN_POINTS, parameters + 1)
     if distinct < needed:
@@ -95,14 +96,24 @@ def require_enough_data(points: Points, parameters: int) -> None:
             reason="too few points",
             allowed=f"{needed} or more distinct x: add runs at {needed - distinct} more",
         )
-    columns = points.x.reshape(len(points.x), -1)
-    factor = float((columns.max(axis=0) / columns.min(axis=0)).min())
-    if np.log10(factor) < MIN_DECADES - DECADE_TOLERANCE:
+    factor = range_of(points)
+    if factor < MIN_FACTOR * (1 - FACTOR_TOLERANCE):
         raise LawError(
-            f"x spans a factor of {factor:.3g}, less than a decade",
+            f"x spans a factor of {factor:.3g}",
             reason="too narrow",
-            allowed=f"a factor of {10**MIN_DECADES:g} or more: add smaller or larger runs",
+            allowed=f"a factor of {MIN_FACTOR:g} or more: add smaller or larger runs",
         )
+
+
+def range_of(points: Points) -> float:
+    """The largest x over the smallest; of two columns, the smaller of the two factors."""
+    columns = points.x.reshape(len(points.x), -1)
+    return float((columns.max(axis=0) / columns.min(axis=0)).min())
+
+
+def is_short(points: Points) -> bool:
+    """Whether x spans less than a decade."""
+    return range_of(points) < SHORT_FACTOR * (1 - FACTOR_TOLERANCE)
 
 
 def trend(points: Points) -> Literal["falling", "flat", "rising"]:

@@ -39,7 +39,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """Options of a fit: the loss, the chance level (None: fitted), the growth of weights (None: as the points allow)."""
+    """Options of a fit: the loss, the chance level (None: fitted), the growth of weights (None: 0)."""
 
     loss: Loss = Loss()
     chance: float | None = None
@@ -48,7 +48,7 @@ class FitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FitProblem:
-    """What is fitted: a form, centred x, weights, the loss, and the log scale if it is known."""
+    """What is fitted: a form, centred x, weights (n,) or (B, n), the loss, and the log scale if it is known."""
 
     form: FunctionalForm
     z: Array
@@ -85,7 +85,7 @@ def build_problem(form: FunctionalForm, points: Points, options: FitOptions) -> 
             reason="bad input",
             allowed="a chance level of at least the largest error, or none: then it is fitted",
         )
-    weights, growth = growing_weights(points, form.num_parameters, options.growth)
+    weights, growth = growing_weights(points, form.num_parameters, options.growth or 0.0)
     centre = np.exp(np.log(columns).mean(axis=0))
     z = (columns / centre) if form.columns == 2 else points.x / centre[0]
     log_scale = None if chance is None else float(np.log(chance))
@@ -96,7 +96,7 @@ def best_log_scale(problem: FitProblem, gap: Array) -> Array:
     """The log scale (B, 1) that minimises the loss; gap (B, n) is log y - log shape."""
     if problem.log_scale is not None:
         return np.full((len(gap), 1), problem.log_scale)
-    scale = gap @ problem.weights[:, None] / problem.weights.sum()
+    scale = (gap * problem.weights).sum(axis=1, keepdims=True) / problem.weights.sum(axis=-1, keepdims=True)
     if problem.loss.kind == "squared":
         return np.asarray(scale)
     for _ in range(30):  # iteratively reweighted means: the losses are convex

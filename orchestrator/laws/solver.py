@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from orchestrator.laws.points import Array
@@ -47,41 +48,61 @@ def solve(problem: FitProblem, log_y: Array, starts: int | None = None) -> Searc
 
 def best_starts(problem: FitProblem, log_y: Array, count: int) -> Array:
     """The `count` best points of the form's grid or low-discrepancy sequence, the best first (ties: in grid order)."""
-    form = problem.form
-    if form.sequence_points:
-        sample = qmc.Sobol(len(form.parameters), scramble=False).random(form.sequence_points)
-        grid = problem.low + (problem.high - problem.low) * sample
-    else:
-        lines = [np.linspace(p.low, p.high, p.starts + 2)[1:-1] for p in form.parameters]
-        grid = np.array(list(itertools.product(*lines)))
+    grid = start_grid(problem)
     costs = (residuals(problem, grid, log_y) ** 2).sum(axis=1)
     return np.asarray(grid[np.argsort(costs, kind="stable")[:count]])
 
 
-def descend(problem: FitProblem, begin: Array, log_y: Array) -> SearchResult:
-    """Levenberg-Marquardt within bounds from every start (B, k), in one batch; log_y is (n,) or one row per start (B, n)."""
-    theta = np.clip(begin, problem.low, problem.high)
-    rest = residuals(problem, theta, log_y)
+def start_grid(problem: FitProblem) -> Array:
+    """All starting points (G, k) of the form: a grid or a low-discrepancy sequence."""
+    form = problem.form
+    if form.sequence_points:
+        sample = qmc.Sobol(len(form.parameters), scramble=False).random(form.sequence_points)
+        return np.asarray(problem.low + (problem.high - problem.low) * sample)
+    lines = [np.linspace(p.low, p.high, p.starts + 2)[1:-1] for p in form.parameters]
+    return np.array(list(itertools.product(*lines)))
+
+
+def descend(problem: FitProblem, begin: Array, log_y: Array, weights: Array | None = None) -> SearchResult:
+    """Levenberg-Marquardt within bounds from every start (B, k), in one batch.
+
+    log_y, and weights in place of the problem's, are (n,) or one row per start (B, n).
+    """
+    shape = (len(begin), len(problem.z))
+    all_log_y = np.broadcast_to(log_y, shape)
+    if weights is None:
+        return minimise(lambda t, rows: residuals(problem, t, all_log_y[rows]), begin, problem.low, problem.high)
+    all_weights = np.broadcast_to(weights, shape)
+
+    def value(theta: Array, rows: NDArray[np.int64]) -> Array:
+        return residuals(replace(problem, weights=all_weights[rows]), theta, all_log_y[rows])
+
+    return minimise(value, begin, problem.low, problem.high)
+
+
+def minimise(value: Callable[[Array, NDArray[np.int64]], Array], begin: Array, low: Array, high: Array) -> SearchResult:
+    """The sum of squares of value(theta, rows), residuals of these rows of the batch, minimised within bounds from every start."""
+    theta = np.clip(begin, low, high)
+    active = np.arange(len(theta))
+    rest = value(theta, active)
     cost = (rest**2).sum(axis=1)
     damping, converged = np.full(len(theta), 1e-2), np.zeros(len(theta), dtype=bool)
-    active = np.arange(len(theta))
-    all_log_y = np.broadcast_to(log_y, rest.shape)
     for _ in range(MAX_STEPS):
-        targets = all_log_y[active]
-        slopes = jacobian(lambda t, y=targets: residuals(problem, t, y), theta[active], rest[active])  # type: ignore[misc]
-        moved = _step(problem, theta[active], slopes, rest[active], damping[active])
-        new_rest = residuals(problem, moved, targets)
+        rows = active
+        slopes = jacobian(lambda t, rows=rows: value(t, rows), theta[rows], rest[rows])  # type: ignore[misc]
+        moved = _step(low, high, theta[rows], slopes, rest[rows], damping[rows])
+        new_rest = value(moved, rows)
         new_cost = (new_rest**2).sum(axis=1)
-        better = new_cost < cost[active]
-        gain = np.where(better, cost[active] - new_cost, 0.0)
-        stuck = np.abs(moved - theta[active]).max(axis=1) < 1e-9
-        small_gain = better & (gain <= CONVERGED * cost[active]) & (damping[active] <= 1.0)
-        done = stuck | small_gain | (damping[active] > 1e10)
-        accepted = active[better]
+        better = new_cost < cost[rows]
+        gain = np.where(better, cost[rows] - new_cost, 0.0)
+        stuck = np.abs(moved - theta[rows]).max(axis=1) < 1e-9
+        small_gain = better & (gain <= CONVERGED * cost[rows]) & (damping[rows] <= 1.0)
+        done = stuck | small_gain | (damping[rows] > 1e10)
+        accepted = rows[better]
         theta[accepted], rest[accepted], cost[accepted] = moved[better], new_rest[better], new_cost[better]
-        damping[active] = np.where(better, np.maximum(damping[active] / 5, 1e-9), damping[active] * 4)
-        converged[active[done]] = True
-        active = active[~done]
+        damping[rows] = np.where(better, np.maximum(damping[rows] / 5, 1e-9), damping[rows] * 4)
+        converged[rows[done]] = True
+        active = rows[~done]
         if not len(active):
             break
     return SearchResult(theta=theta, objective=cost, converged=converged)
@@ -97,10 +118,10 @@ def jacobian(value: Callable[[Array], Array], theta: Array, base: Array) -> Arra
     return np.stack(columns, axis=2)
 
 
-def _step(problem: FitProblem, theta: Array, slopes: Array, rest: Array, damping: Array) -> Array:
+def _step(low: Array, high: Array, theta: Array, slopes: Array, rest: Array, damping: Array) -> Array:
     """One damped Gauss-Newton step of each descent; parameters at a bound that the step would cross stay there."""
     gradient = np.einsum("bnk,bn->bk", slopes, rest)
-    held = ((theta <= problem.low) & (gradient > 0)) | ((theta >= problem.high) & (gradient < 0))
+    held = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
     slopes = np.where(held[:, None, :], 0.0, slopes)
     normal = np.einsum("bnk,bnj->bkj", slopes, slopes)
     diagonal = np.einsum("bkk->bk", normal)
@@ -108,4 +129,4 @@ def _step(problem: FitProblem, theta: Array, slopes: Array, rest: Array, damping
     extra = damping[:, None] * (diagonal + 1e-9 * size) + 1e-300 + held
     step = np.linalg.solve(normal + extra[:, :, None] * np.eye(theta.shape[1]), -np.where(held, 0.0, gradient)[:, :, None])
     bounded = np.clip(step[:, :, 0], -MAX_STEP, MAX_STEP)
-    return np.clip(theta + bounded, problem.low, problem.high)
+    return np.asarray(np.clip(theta + bounded, low, high))
