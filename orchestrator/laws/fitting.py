@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import least_squares
+from scipy.stats import f as f_test
 
 from orchestrator.laws.blend import Candidate, blend, candidates
 from orchestrator.laws.diagnostics import describe
@@ -34,6 +35,7 @@ from vitmodel.config.base import suggest
 
 NO_FLOOR = -7.0  # log of the floor over the law's error in the middle of the data: a thousandth of it
 SIMILAR = 1.5  # ratio of roll-out errors; the RMSE of three roll-outs is uncertain by about 1 / sqrt(2 x 3) = 40%
+REJECTED = 0.01  # significance at which the points reject a form with fewer parameters
 CANDIDATES = ("M2", "M3", "zhai")  # with a floor, with a bend towards a floor, with bends at both ends
 SQUARED = Loss()
 
@@ -86,7 +88,7 @@ def fit_auto(points: Points, options: FitOptions) -> Law:
 
     Few cuts cannot tell which form is best, so none is chosen for predictions: each counts the more, the smaller its roll-out
     error. The parameters are those of M2; of M1, if the floor is at 0; of zhai (or M4, with a known chance level), if its
-    roll-out error is less than two thirds of M2's.
+    roll-out error is less than two thirds of M2's and the points reject M2.
     """
     require_enough_data(points, 2)
     require_not_rising(points)
@@ -107,10 +109,19 @@ def _named(choices: Sequence[Candidate], points: Points, options: FitOptions) ->
     own = {choice.problem.form.name: choice for choice in choices if choice.growth == growth}
     common = min(len(choice.misses) for choice in own.values())
     errors = {name: rollout_of(choice.misses[-common:]).rmse for name, choice in own.items()} if common else {}
-    rivals = [name for name in ("zhai", "M4") if SIMILAR * errors.get(name, np.inf) < errors.get("M2", np.inf)]
-    name = min(rivals, key=lambda rival: errors[rival]) if rivals else "M2"
+    better = [name for name in ("zhai", "M4") if SIMILAR * errors.get(name, np.inf) < errors.get("M2", np.inf)]
+    better = [name for name in better if _needs(own[name], own["M2"], points)]
+    name = min(better, key=lambda rival: errors[rival]) if better else "M2"
     law = _fit(FORMS[name], points, replace(options, growth=growth), rollout_of(own[name].misses), {}, start=own[name].theta)
     return without_floor(law) if name == "M2" else law
+
+
+def _needs(larger: Candidate, smaller: Candidate, points: Points) -> bool:
+    """Whether the points reject the form with fewer parameters (F test)."""
+    costs = [float((residuals(c.problem, c.theta[None], np.log(points.y)) ** 2).sum()) for c in (larger, smaller)]
+    extra = larger.problem.form.num_parameters - smaller.problem.form.num_parameters
+    freedom = len(points.y) - larger.problem.form.num_parameters
+    return freedom > 0 and bool(f_test.sf((costs[1] - costs[0]) / extra / (costs[0] / freedom), extra, freedom) < REJECTED)
 
 
 def without_floor(law: Law) -> Law:

@@ -15,6 +15,7 @@ from orchestrator.laws.forms import FunctionalForm
 from orchestrator.laws.points import Array, LawError, Points
 from orchestrator.laws.weights import growing_weights
 
+SMALL_STEP = 1e-6  # of differences in theta
 CHANCE_TOLERANCE = 0.01  # relative; an untrained model's measured error scatters about the chance level
 
 
@@ -63,6 +64,19 @@ class FitProblem:
     @property
     def high(self) -> Array:
         return np.array([parameter.high for parameter in self.form.parameters])
+
+    def residuals_at(self, fits: Array, log_y: Array) -> Array:
+        """Rooted, weighted residuals (B, n) at theta and log scale (B, k + 1); theta beyond its bounds count as at them."""
+        theta = np.clip(fits[:, :-1], self.low, self.high)
+        gap = log_y - fits[:, -1:] - self.form.log_shape(theta, self.z)
+        return np.asarray(np.sqrt(self.weights) * self.loss.rooted(gap))
+
+    def slopes(self, fit: Array, log_y: Array) -> Array:
+        """Derivatives (n, k + 1) of the residuals at theta and log scale (k + 1,); a theta at its bound moves inwards."""
+        at_high = np.append(fit[:-1] >= self.high - SMALL_STEP, False)
+        steps = np.where(at_high, -SMALL_STEP, SMALL_STEP)
+        moved = self.residuals_at(fit + np.diag(steps), log_y)
+        return np.asarray(((moved - self.residuals_at(fit[None], log_y)) / steps[:, None]).T)
 
 
 def build_problem(form: FunctionalForm, points: Points, options: FitOptions) -> tuple[FitProblem, Array, float]:

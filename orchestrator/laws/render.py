@@ -5,24 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from orchestrator.laws import Law
-
-
-def parameter_intervals(law: Law, level: float = 0.9) -> dict[str, tuple[float, float]]:
-    """Each parameter's interval (low, high), from the law's bootstrap draws."""
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    with np.errstate(over="ignore"):
-        drawn = [
-            law.problem.form.natural(theta, float(scale), law.centre)
-            for theta, scale in zip(law.draws.theta, law.draws.log_scale, strict=True)
-        ]
-    intervals = {}
-    for name in law.params:
-        low, high = np.quantile([params[name] for params in drawn], tails)
-        intervals[name] = (float(low), float(high))
-    return intervals
+from orchestrator.laws.intervals import parameter_intervals
 
 
 def law_as_data(law: Law, level: float = 0.9) -> dict[str, Any]:
