@@ -19,8 +19,8 @@ from orchestrator.laws.rollout import NO_ROLLOUT, Cut, rollout_of
 from orchestrator.laws.solver import descend, start_grid
 
 GROWTHS = (0.0, 1.0, 2.0)  # weights x^growth: equal, for curves of one shape; growing, for curves that bend at small x
-SHARPNESS = 1.0  # roll-outs at n cuts count as SHARPNESS x n independent errors
-LEAST_ERROR = 0.005  # roll-out errors below this are equal
+SHARPNESS = 4.0  # a weight is the roll-out error to the power of minus this
+LEAST_ERROR = 0.01  # is added in squares to every roll-out error: smaller differences are noise
 LEAST_WEIGHT = 0.01  # members with less are left out
 STARTS = 2
 SCALE = Parameter(name="scale", low=-np.inf, high=np.inf, starts=0)
@@ -77,12 +77,12 @@ def _solve_all(problem: FitProblem, weights: Array, log_y: Array) -> tuple[Array
 
 
 def weigh(members: Sequence[Candidate]) -> Array:
-    """The weight of each candidate: roll-out mean square to the power of minus half the number of cuts; they sum to 1."""
+    """The weight of each candidate: its roll-out error to the power of -4; they sum to 1. Equal without roll-outs."""
     common = min(len(member.misses) for member in members)
     if not common:
         return np.full(len(members), 1 / len(members))
     squares = np.array([np.mean([np.mean(miss**2) for miss in member.misses[-common:]]) for member in members])
-    logs = -0.5 * SHARPNESS * common * np.log(squares + LEAST_ERROR**2)
+    logs = -0.5 * SHARPNESS * np.log(squares + LEAST_ERROR**2)
     weights = np.exp(logs - logs.max())
     weights = np.where(weights < LEAST_WEIGHT * weights.sum(), 0.0, weights)
     return np.asarray(weights / weights.sum())
