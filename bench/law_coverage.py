@@ -11,7 +11,7 @@ of x are drawn anew for every curve.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +61,12 @@ def _one(setting: Setting, random: np.random.Generator) -> tuple[float, ...]:
     law = laws.fit(x, truth(x) * np.exp(setting.noise * noise), setting.form)
     if law.form == "flat":
         raise laws.LawError("flat", reason="no solution")
-    own = law.named or law
     at = np.array([span**0.5, span, 2 * span])
     low, high = law.interval(at)
     found = intervals_of(law)
-    floor = found.get("e") or intervals_of(own.wider or own).get("e")
+    own = law.named or law
+    everything = own.problem.form.natural(own.theta, own.log_scale, own.centre)
+    floor = intervals_of(replace(own, params=everything)).get("e")
     inside = [found[name].low <= value <= found[name].high for name, value in law.params.items()]
     return (
         found["c"].low <= exponent <= found["c"].high,

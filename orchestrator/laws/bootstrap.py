@@ -26,6 +26,7 @@ MAX_LEVERAGE = 0.9
 MIN_BLOCKS = 6
 MAX_CORRELATION = 0.9  # of neighbours
 MIN_FREEDOM = 2.0
+ENOUGH_FREEDOM = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +47,29 @@ def bootstrap(problem: FitProblem, theta: Array, points: Points, count: int = DR
     return describe_draws(problem, theta, points, refits, scale)
 
 
-def bootstrap_members(members: Sequence[tuple[FitProblem, Array]], points: Points, count: int = DRAWS) -> Array:
-    """Refits (R, sum of k + 1) of several fits of the same points, each (problem, theta): theta and log scale side by side.
+Fit = tuple[FitProblem, Array]  # and its solution theta (k,)
 
-    A draw multiplies the residuals of every fit by the same random factors. The refits of one form are one batch.
+
+def cleanest(fits: Sequence[Fit], points: Points) -> Fit:
+    """The fit with the least noise, of the first one and those that leave enough degrees of freedom to measure it."""
+    empty = np.zeros((0, 0)), np.zeros(0)
+    known = [(fit, describe_draws(*fit, points, *empty)) for fit in fits]
+    known = [known[0], *((fit, draws) for fit, draws in known[1:] if draws.freedom >= ENOUGH_FREEDOM)]
+    return min(known, key=lambda pair: pair[1].noise)[0]
+
+
+def bootstrap_members(members: Sequence[Fit], source: Fit, points: Points, count: int = DRAWS) -> Array:
+    """Refits (R, sum of k + 1) of several fits of the same points: theta and log scale of each, side by side.
+
+    Every fit's curve gets the resampled residuals of `source`: a fit whose weights grow fast follows the last points too
+    closely to show their noise. The refits of one form are one batch.
     """
+    log_y = np.log(points.y)
+    noise = resample(*source, points, count) - fitted_log_error(*source, log_y)
     found: dict[int, Array] = {}
     for name in dict.fromkeys(problem.form.name for problem, _ in members):
         numbers = [i for i, (problem, _) in enumerate(members) if problem.form.name == name]
-        samples = np.concatenate([resample(*members[i], points, count) for i in numbers])
+        samples = np.concatenate([fitted_log_error(*members[i], log_y) + noise for i in numbers])
         begin = np.concatenate([np.repeat(members[i][1][None], count, axis=0) for i in numbers])
         weights = np.repeat([members[i][0].weights for i in numbers], count, axis=0)
         problem = replace(members[numbers[0]][0], weights=weights)

@@ -125,12 +125,12 @@ def _needs(larger: Candidate, smaller: Candidate, points: Points) -> bool:
 
 
 def without_floor(law: Law) -> Law:
-    """M1 in place of an M2 whose floor is at 0: the same curve with a parameter less. Intervals remain those of M2."""
+    """M1 in place of an M2 whose floor is at 0: the same curve with a parameter less. Its intervals allow for a floor."""
     if law.form != "M2" or law.theta[1] > NO_FLOOR:
         return law
-    options = FitOptions(loss=law.problem.loss, growth=law.diagnostics.growth)
-    simpler = _fit(FORMS["M1"], law.points, options, law.diagnostics.rollout, law.diagnostics.candidates)
-    return replace(simpler, wider=law)
+    params = {name: law.params[name] for name in ("a", "c")}
+    diagnostics = replace(law.diagnostics, bounds_hit=(), unidentified=())
+    return replace(law, form="M1", formula=FORMS["M1"].formula, params=params, diagnostics=diagnostics)
 
 
 def _fit(

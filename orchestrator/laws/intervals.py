@@ -45,10 +45,9 @@ def parameter_intervals(law: Law, level: float = 0.9) -> dict[str, tuple[float, 
 
 
 def intervals_of(law: Law, level: float = 0.9) -> dict[str, Interval]:
-    """Each parameter's interval. An M1 in place of an M2 whose floor is at 0 has the wider intervals of M2."""
+    """Each parameter's interval. An M1 in place of an M2 whose floor is at 0 has the intervals of that M2."""
     own = law.named or law
-    base = own.wider or own
-    ends = _from_draws(base, level) if base.form in BY_DRAWS or base.joint_draws else _from_profile(base, level)
+    ends = _from_draws(own, level) if own.form in BY_DRAWS or own.joint_draws else _from_profile(own, level)
     result = {}
     for name, value in own.params.items():
         low, high = min(ends[name][0], value), max(ends[name][1], value)

@@ -6,7 +6,7 @@ Frozen data and pure methods. x has the unit it was fitted in, y the unit of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from orchestrator.laws import bands
-from orchestrator.laws.bootstrap import BootstrapDraws, bootstrap, bootstrap_members
+from orchestrator.laws.bootstrap import BootstrapDraws, bootstrap, bootstrap_members, cleanest, describe_draws
 from orchestrator.laws.points import Array, LawError, Points
 from orchestrator.laws.problem import FitProblem
 from orchestrator.laws.tolerance import ROUNDING
@@ -89,8 +89,13 @@ class Law:
     problem: FitProblem = field(repr=False)
     members: tuple[Member, ...] = field(default=(), repr=False)  # of the average of `auto`
     named: Law | None = field(default=None, repr=False)  # the law whose parameters these are, if this one is an average
-    wider: Law | None = field(default=None, repr=False)  # M2 with its floor at 0, if this is the M1 in its place: for intervals
     joint_draws: BootstrapDraws | None = field(default=None, repr=False)  # of a fit that shares parameters with other laws
+
+    @property
+    def is_floor_left_out(self) -> bool:
+        """Whether this is M1 in place of an M2 whose floor is at 0. Bands and intervals allow for a floor."""
+        own = self.named or self
+        return own.form == "M1" and own.problem.form.name == "M2"
 
     @property
     def x_range(self) -> tuple[float, float]:
@@ -142,10 +147,11 @@ class Law:
             return self.joint_draws
         if self.named is None:
             return bootstrap(self.problem, self.theta, self.points)
-        own = self.named.draws
-        drawn = bootstrap_members([(m.problem, m.theta) for m in self.members], self.points)
-        theta = np.hstack([own.theta, own.log_scale[:, None], drawn])
-        return replace(own, theta=theta, log_scale=np.zeros(len(theta)))
+        own, named = self.named.draws, self.named
+        fits = [(named.problem, named.theta), *((m.problem, m.theta) for m in self.members)]
+        source = cleanest(fits, self.points)
+        theta = np.hstack([own.theta, own.log_scale[:, None], bootstrap_members(fits[1:], source, self.points)])
+        return describe_draws(*source, self.points, theta, np.zeros(len(theta)))
 
     def centred(self, x: ArrayLike) -> Array:
         """x in units of the fitted points' geometric mean. Raises LawError for x that is not positive."""

@@ -9,9 +9,8 @@ import math
 from collections import Counter
 from typing import Any
 
-import numpy as np
-
 from orchestrator.laws.law import Law
+from orchestrator.laws.render import parameter_intervals, parameters_as_text
 from orchestrator.report.law_charts import held_out_test
 from orchestrator.results.summary import family_name, percent
 from orchestrator.verdicts.answers import ClaimVerdict, Comparison, Curve, Findings, Forecast, Verdict
@@ -71,15 +70,8 @@ def unfitted(findings: Findings) -> list[str]:
 
 
 def parameters(law: Law, level: float) -> dict[str, tuple[float, float, float]]:
-    """Each parameter in units of x, with its interval from the bootstrap refits."""
-    form, draws = law.problem.form, law.draws
-    refits = [form.natural(theta, float(scale), law.centre) for theta, scale in zip(draws.theta, draws.log_scale, strict=True)]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    values = {}
-    for name, value in law.params.items():
-        low, high = np.quantile([refit[name] for refit in refits], tails) if refits else (math.nan, math.nan)
-        values[name] = (value, float(low), float(high))
-    return values
+    """Each parameter in units of x, with its interval: the same as `vitscale fit` prints."""
+    return {name: (law.params[name], *ends) for name, ends in parameter_intervals(law, level).items()}
 
 
 def _verdict(claim: ClaimVerdict) -> dict[str, Any]:
@@ -112,7 +104,6 @@ def _target(forecast: Forecast) -> dict[str, str]:
 
 
 def _law(curve: Curve, law: Law, level: float) -> dict[str, Any]:
-    intervals = parameters(law, level)
     test = held_out_test(law)
     rollout = law.diagnostics.rollout.rmse
     return {
@@ -121,7 +112,7 @@ def _law(curve: Curve, law: Law, level: float) -> dict[str, Any]:
         "axis": AXES[curve.axis],
         "points": str(len(curve.points)),
         "law": law.formula.replace("x", SYMBOLS[curve.axis]),
-        "params": [f"{name} = {value:.3g} [{low:.3g}, {high:.3g}]" for name, (value, low, high) in intervals.items()],
+        "params": [f"{name} = {' '.join(text.split())}" for name, text in parameters_as_text(law, level).items()],
         "rollout": _log_percent(rollout),
         "held_out": _log_percent(test.rmse) if test else "",
     }

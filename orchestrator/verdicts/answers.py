@@ -40,6 +40,10 @@ class Measure:
     def __str__(self) -> str:
         if all(math.isnan(number) for number in (self.value, self.low, self.high)):
             return "unknown"
+        if self.unit == "images" and self.value == self.low == self.high and math.isinf(self.value):
+            return "not reached: still behind at the most images"
+        if self.unit == "images" and self.value == self.low == self.high == 0:
+            return "none: ahead at every measured number of images"
         return f"{_text(self.value, self.unit)} [{_text(self.low, self.unit)}, {_text(self.high, self.unit)}]"
 
 
