@@ -1,6 +1,6 @@
 """How often the intervals of laws contain the truth, on simulated curves with and without a floor.
 
-    python bench/law_coverage.py [--form M2 --form auto ...] [--sizes 5 8 12 24] [--curves 400] [--noise 0.03] [--correlation 0.5]
+    python bench/law_coverage.py [--form M2 --form auto] [--sizes 5 8 12 24] [--curves 400] [--noise 0.03] [--correlation 0.5]
 
 One row per form, floor and number of points: the share of 90% intervals of the exponent, the floor, and the law (inside the
 data and at twice the largest x) that contain the truth, the share in which the estimate is inside, and the share of fits whose

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from orchestrator import laws
+from orchestrator.laws.render import parameter_intervals
 
 X = np.geomspace(1, 1e3, 8)[:5]
 TRIALS = 150
@@ -57,3 +59,31 @@ def test_points_of_one_run_count_as_one() -> None:
     by_point, by_run = laws.fit(x, y, "M2", growth=0.0), laws.fit(x, y, "M2", growth=0.0, runs=runs.tolist())
     width = [float(np.diff(np.log(law.interval([100.0])[:, 0]))[0]) for law in (by_point, by_run)]
     assert width[1] > 1.5 * width[0]
+
+
+@pytest.mark.parametrize(("form", "points", "has_floor"), [("M2", 5, True), ("M2", 12, False), ("auto", 8, False)])
+def test_ninety_percent_intervals_of_parameters_contain_ninety_percent(
+    form: str, points: int, has_floor: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A light version of bench/law_coverage.py: 60 curves, so a share of 90% is measured as 82 to 98%."""
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    import law_coverage
+
+    found = law_coverage.coverage(law_coverage.Setting(form=form, points=points, has_floor=has_floor), curves=60)
+    print(form, points, has_floor, found)
+    assert 0.8 <= found["exponent"] <= 1
+    assert 0.8 <= found["floor"] <= 1
+    assert found["estimate_inside"] == 1
+    assert found["exponent_identified"] >= 0.9
+
+
+@pytest.mark.parametrize("form", ["M1", "M2", "M3", "zhai", "auto"])
+def test_the_estimate_is_inside_its_intervals(form: str) -> None:
+    for seed in range(8):
+        law = laws.fit(np.geomspace(1, 1e3, 8), noisy(0.5 * np.geomspace(1, 1e3, 8) ** -0.3, 0.03, seed), form)
+        for name, (low, high) in parameter_intervals(law).items():
+            assert low <= law.params[name] <= high
+        at = np.array([3.0, 1e3, 1e4])
+        low, high = law.interval(at)
+        assert (low <= law.predict(at)).all()
+        assert (law.predict(at) <= high).all()

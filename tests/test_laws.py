@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator import laws
 from orchestrator.laws.points import check_points, trend
+from orchestrator.laws.render import law_as_data, law_as_text
 from orchestrator.laws.weights import effective_points, growing_weights
 
 GRID = np.geomspace(1e6, 1e9, 24)
@@ -114,7 +115,7 @@ REFUSED = {
     "three points, M1": ((X8[[0, 4, 7]], [0.5, 0.3, 0.2]), "M1", "too few points"),
     "three sizes, many seeds": ((np.repeat(X8[[0, 4, 7]], 5), np.repeat([0.5, 0.3, 0.2], 5)), "auto", "too few points"),
     "four points, zhai": ((X8[:4], [0.5, 0.4, 0.3, 0.25]), "zhai", "too few points"),
-    "under a decade": ((np.linspace(1, 9, 20), np.linspace(0.5, 0.3, 20)), "auto", "too narrow"),
+    "under a factor of four": ((np.linspace(1, 3.8, 20), np.linspace(0.5, 0.3, 20)), "auto", "too narrow"),
     "zero error": ((X8, [0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01, 0.0]), "auto", "not positive"),
     "missing value": ((X8, [0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01, math.nan]), "auto", "not positive"),
     "rising": ((X8, X8**0.2), "auto", "rising"),
@@ -158,11 +159,42 @@ def test_diagnostics_name_parameters_that_the_data_do_not_determine() -> None:
     assert clear.noise == pytest.approx(0.002, rel=0.6)
 
 
-def test_the_form_is_chosen_by_rollout() -> None:
+def test_auto_averages_forms_by_rollout_and_has_the_parameters_of_one() -> None:
     law = laws.fit(GRID, noisy(90 * GRID**-0.4 + 0.05, 0.002))
-    assert set(law.diagnostics.candidates) == {"M2", "M3", "zhai"}
-    assert law.diagnostics.candidates[law.form] <= 1.5 * min(law.diagnostics.candidates.values())
+    found = law.diagnostics
+    assert {label.split()[0] for label in found.candidates} == {"M2", "M3", "zhai"}
+    assert sum(found.weights.values()) == pytest.approx(1)
+    best = min(found.candidates, key=lambda label: found.candidates[label])
+    assert found.weights[best] == max(found.weights.values())
+    assert law.form == "M2"
+    assert law.params["c"] == pytest.approx(0.4, abs=0.02)
     assert law.predict([2e9])[0] == pytest.approx(90 * 2e9**-0.4 + 0.05, rel=0.02)
+    assert law.invert(law.predict([3e7, 2e9])) == pytest.approx([3e7, 2e9], rel=1e-6)
+
+
+@pytest.mark.parametrize("form", ["M2", "auto"])
+def test_a_floor_at_zero_is_left_out(form: str) -> None:
+    law = laws.fit(GRID, noisy(30 * GRID**-0.3, seed=4), form)
+    assert law.form == "M1"
+    assert set(law.params) == {"a", "c"}
+    assert law.is_floor_left_out
+    assert "allow for one" in law_as_text(law)
+
+
+def test_four_points_over_a_factor_of_four_have_a_law_marked_as_short() -> None:
+    law = laws.fit([1.0, 1.6, 2.5, 4.0], [0.5, 0.43, 0.37, 0.32])
+    assert law.diagnostics.short_range
+    assert "less than a decade" in law_as_text(law)
+    assert not laws.fit([1.0, 2, 5, 10], [0.5, 0.4, 0.3, 0.25], "M1").diagnostics.short_range
+
+
+def test_an_unidentified_parameter_is_named_and_has_no_numbers() -> None:
+    law = laws.fit(np.geomspace(1e8, 5e8, 5), noisy(2 * np.geomspace(1e8, 5e8, 5) ** -0.1, 0.05, seed=1), "M2")
+    data, text = law_as_data(law), law_as_text(law)
+    assert "a" in data["unidentified"]
+    assert not data["params"]["a"]["identified"]
+    assert "not identified" in text
+    assert "e+" not in text.split("roll-out")[0], text
 
 
 def test_weights_grow_as_fast_as_the_number_of_points_allows() -> None:

@@ -56,7 +56,7 @@ def candidates(form: FunctionalForm, points: Points, options: FitOptions, cuts: 
         first = number * len(pasts)
         missed = [log_law[first + 1 + i][cut.is_scored] - np.log(points.y[cut.is_scored]) for i, cut in enumerate(own)]
         fitted = {"problem": problem, "theta": theta[first], "log_scale": float(log_scale[first])}
-        result.append(Candidate(**fitted, growth=growth, misses=tuple(missed)))  # type: ignore[arg-type]
+        result.append(Candidate(**fitted, growth=growth, misses=tuple(missed)))
     return result
 
 
@@ -100,9 +100,7 @@ def blend(named: Law, choices: Sequence[Candidate], points: Points) -> Law:
     averaged = [sum(w * c.misses[len(c.misses) - common + i] for c, w in kept) for i in range(common)]
     singles = {c.label: rollout_of(c.misses).rmse for c in choices}
     rollout: Rollout = rollout_of([np.asarray(miss) for miss in averaged]) if common else NO_ROLLOUT
-    diagnostics = replace(
-        named.diagnostics, rollout=rollout, candidates=singles, weights={m.label: m.weight for m in members}
-    )
+    diagnostics = replace(named.diagnostics, rollout=rollout, candidates=singles, weights={m.label: m.weight for m in members})
     problem = replace(named.problem, form=_averaged_form(named, members), log_scale=None)
     theta = np.concatenate([named.theta, [named.log_scale], *([*m.theta, m.log_scale] for m in members)])
     return replace(named, diagnostics=diagnostics, problem=problem, theta=theta, log_scale=0.0, members=members, named=named)
@@ -114,11 +112,12 @@ def _averaged_form(named: Law, members: Sequence[Member]) -> FunctionalForm:
     size = len(named.theta) + 1
 
     def log_shape(theta: Array, z: Array) -> Array:
-        first, total = size, 0.0
+        first, total = size, np.zeros((len(theta), 1))
         for member in members:
             last = first + len(member.theta)
             value = theta[:, last : last + 1] + member.problem.form.log_shape(theta[:, first:last], z)
-            total, first = total + member.weight * value, last + 1
+            total = total + member.weight * value
+            first = last + 1
         return np.asarray(total)
 
     def natural(theta: Array, log_scale: float, centre: Array) -> dict[str, float]:

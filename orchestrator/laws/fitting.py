@@ -53,10 +53,10 @@ def fit(
 ) -> Law:
     """Fit y, an error above zero, as a law of x (n,), or (n, 2) for form "L(N,D)".
 
-    form: a name in FORMS, or "auto" (an average, weighted by roll-out). weights: precision of each log error (`noise_weights`), up to a
-    common factor. chance: the error of guessing, for M4; fitted if None. runs: the run of each row, for the bootstrap.
-    growth: weights also grow as x^growth. None: 0 for a single form; "auto" averages
-    growths of 0, 1 and 2, and has the parameters of 0.
+    form: a name in FORMS, or "auto" (an average, weighted by roll-out). weights: precision of each log error
+    (`noise_weights`), up to a common factor. chance: the error of guessing, for M4; fitted if None. runs: the run of each
+    row, for the bootstrap. growth: weights also grow as x^growth. None: 0 for a single form; "auto" averages growths of 0, 1
+    and 2, and has the parameters of 0.
     Raises LawError: fewer distinct x than parameters + 1 or than 4, less than a factor of four in x, an error that rises with
     x, values that are not positive and finite.
     """
@@ -80,7 +80,7 @@ def fit_form(form: FunctionalForm, points: Points, options: FitOptions) -> Law:
     if not form.sequence_points:  # broken power laws may rise
         require_not_rising(points)
     rollout = roll_out(form, points, options)
-    return without_floor(_fit(form, points, options, rollout, {form.name: rollout.rmse}))
+    return without_floor(_fit(form, points, options, rollout, scores={form.name: rollout.rmse}))
 
 
 def fit_auto(points: Points, options: FitOptions) -> Law:
@@ -94,7 +94,7 @@ def fit_auto(points: Points, options: FitOptions) -> Law:
     require_not_rising(points)
     if trend(points) == "flat":
         without_chance = replace(options, chance=None)
-        return _fit(FLAT, points, without_chance, roll_out(FLAT, points, without_chance), {})
+        return _fit(FLAT, points, without_chance, roll_out(FLAT, points, without_chance), scores={})
     distinct = count_distinct(points.x)
     names = CANDIDATES if options.chance is None else (*CANDIDATES, "M4")
     forms = [FORMS[name] for name in names if distinct > FORMS[name].num_parameters]
@@ -112,7 +112,8 @@ def _named(choices: Sequence[Candidate], points: Points, options: FitOptions) ->
     better = [name for name in ("zhai", "M4") if SIMILAR * errors.get(name, np.inf) < errors.get("M2", np.inf)]
     better = [name for name in better if _needs(own[name], own["M2"], points)]
     name = min(better, key=lambda rival: errors[rival]) if better else "M2"
-    law = _fit(FORMS[name], points, replace(options, growth=growth), rollout_of(own[name].misses), {}, start=own[name].theta)
+    chosen = replace(options, growth=growth)
+    law = _fit(FORMS[name], points, chosen, rollout_of(own[name].misses), scores={}, start=own[name].theta)
     return without_floor(law) if name == "M2" else law
 
 
@@ -138,6 +139,7 @@ def _fit(
     points: Points,
     options: FitOptions,
     rollout: Rollout,
+    *,
     scores: Mapping[str, float],
     start: Array | None = None,
 ) -> Law:

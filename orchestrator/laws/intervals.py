@@ -106,6 +106,7 @@ def _value(law: Law, name: str) -> float:
 
 def _axis(law: Law, name: str) -> Array:
     """The derivative of `_value` with respect to theta and the log scale, in which it is linear."""
+
     def value(theta: Array, log_scale: float) -> float:
         number = law.problem.form.natural(theta, log_scale, law.centre)[name]
         return number if is_exponent(law.form, name) else float(np.log(number))

@@ -54,7 +54,7 @@ class Diagnostics:
     standard_errors: Mapping[str, float]  # of theta: of exponents directly, of all other parameters in logarithms
     rollout: Rollout
     candidates: Mapping[str, float]  # roll-out RMSE of every form that `auto` averaged, or of this form
-    weights: Mapping[str, float] = field(default_factory=dict)  # of the forms in the average of `auto`; M2 x^1: weights grow as x
+    weights: Mapping[str, float] = field(default_factory=dict)  # in the average of `auto`; M2 x^1: weights grow as x
     short_range: bool = False  # x spans less than a decade
 
 

@@ -20,6 +20,7 @@ MIN_STEP, MAX_STEP = 1e-4, 1.0
 GROWTH = 1.4  # of steps
 MAX_STEPS = 30
 REFINEMENTS = 4
+SAME = 1e-12
 RIDGE = 1e-8  # relative, of directions that the data do not determine
 
 
@@ -59,6 +60,17 @@ class _Bracket:
     fits: Array
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Walk:
+    """The rows of a walk: their axes, each axis's direction, the allowed rise of each row, the objective at the estimate."""
+
+    profile: Profile
+    axis: NDArray[np.int64]
+    directions: Array
+    limits: Array
+    least: float
+
+
 def walk(profile: Profile, limits: Array, lowest: Array, highest: Array) -> tuple[Array, Array]:
     """The values (P,), (P,) along each axis where the objective has risen by `limits` (P,).
 
@@ -68,52 +80,53 @@ def walk(profile: Profile, limits: Array, lowest: Array, highest: Array) -> tupl
     axis, side = np.tile(np.arange(count), 2), np.repeat([-1.0, 1.0], count)
     directions, errors = _directions(profile)
     least = float((profile.problem.residuals_at(profile.estimate[None], profile.log_y) ** 2).sum())
+    rows = _Walk(profile=profile, axis=axis, directions=directions, limits=limits[axis], least=least)
     first = np.clip(profile.axes @ profile.estimate, lowest, highest)[axis]
     fits = profile.estimate + directions[axis] * (first - profile.axes[axis] @ profile.estimate)[:, None]
+    nothing = np.full(2 * count, np.nan)
+    start = _Bracket(inside=first, outside=nothing, rise_inside=np.zeros(2 * count), rise_outside=nothing, fits=fits)
     reach = np.concatenate([lowest, highest])
     steps = np.clip(FIRST_STEP * errors[axis], MIN_STEP, MAX_STEP)
-    nothing = np.full(2 * count, np.nan)
-    bracket = _Bracket(inside=first, outside=nothing, rise_inside=np.zeros(2 * count), rise_outside=nothing, fits=fits)
-    active = np.flatnonzero(side * (reach - first) > 0)
-    for _ in range(MAX_STEPS):
-        if not len(active):
-            break
-        target = bracket.inside + side * np.minimum(steps, np.abs(reach - bracket.inside))
-        bracket = _try(profile, bracket, target, active, axis, directions, limits, least)
-        steps = steps * GROWTH
-        active = active[np.isnan(bracket.outside[active]) & (np.abs(reach - bracket.inside) > 1e-12)[active]]
-    for _ in range(REFINEMENTS):
-        rows = np.flatnonzero(np.isfinite(bracket.outside) & (np.abs(bracket.outside - bracket.inside) > 1e-9))
-        if not len(rows):
-            break
-        bracket = _try(profile, bracket, _between(bracket, limits[axis]), rows, axis, directions, limits, least)
-    ends = np.where(np.isfinite(bracket.outside), _between(bracket, limits[axis]), np.where(active_end(bracket, reach), reach, np.inf * side))
+    bracket = _refine(rows, _step_out(rows, start, side * (reach - first) > 0, steps, reach))
+    unlimited = np.where(np.abs(reach - bracket.inside) <= SAME, reach, np.inf * side)
+    ends = np.where(np.isfinite(bracket.outside), _between(bracket, rows.limits), unlimited)
     return ends[:count], ends[count:]
 
 
-def active_end(bracket: _Bracket, reach: Array) -> NDArray[np.bool_]:
-    """Whether a row's walk ended at its reach, not at the largest number of steps."""
-    return np.asarray(np.abs(reach - bracket.inside) <= 1e-12)
+def _step_out(rows: _Walk, bracket: _Bracket, is_active: NDArray[np.bool_], steps: Array, reach: Array) -> _Bracket:
+    """Growing steps until the objective has risen by more than the limit, or the row is at its reach."""
+    active = np.flatnonzero(is_active)
+    for _ in range(MAX_STEPS):
+        if not len(active):
+            break
+        gap = reach - bracket.inside
+        target = bracket.inside + np.sign(gap) * np.minimum(steps, np.abs(gap))
+        bracket = _try(rows, bracket, target, active)
+        steps = steps * GROWTH
+        active = active[np.isnan(bracket.outside[active]) & (np.abs(reach - bracket.inside) > SAME)[active]]
+    return bracket
 
 
-def _try(
-    profile: Profile,
-    bracket: _Bracket,
-    target: Array,
-    rows: NDArray[np.int64],
-    axis: NDArray[np.int64],
-    directions: Array,
-    limits: Array,
-    least: float,
-) -> _Bracket:
-    """The bracket after the fits of `rows` with their values fixed at `target`."""
-    begin = bracket.fits[rows] + directions[axis[rows]] * (target - bracket.inside)[rows, None]
-    objective, fits = profile.objective_and_end(begin, axis[rows])
-    rise = objective - least
-    is_out = rise > limits[axis[rows]]
+def _refine(rows: _Walk, bracket: _Bracket) -> _Bracket:
+    """The bracket after a few steps of false position."""
+    for _ in range(REFINEMENTS):
+        active = np.flatnonzero(np.isfinite(bracket.outside))
+        if not len(active):
+            break
+        bracket = _try(rows, bracket, _between(bracket, rows.limits), active)
+    return bracket
+
+
+def _try(rows: _Walk, bracket: _Bracket, target: Array, active: NDArray[np.int64]) -> _Bracket:
+    """The bracket after the fits of the rows `active` with their values fixed at `target`."""
+    axis = rows.axis[active]
+    begin = bracket.fits[active] + rows.directions[axis] * (target - bracket.inside)[active, None]
+    objective, fits = rows.profile.objective_and_end(begin, axis)
+    rise = objective - rows.least
+    is_out = rise > rows.limits[active]
+    out, kept = active[is_out], active[~is_out]
     new = {name: getattr(bracket, name).copy() for name in ("inside", "outside", "rise_inside", "rise_outside", "fits")}
-    new["outside"][rows[is_out]], new["rise_outside"][rows[is_out]] = target[rows[is_out]], rise[is_out]
-    kept = rows[~is_out]
+    new["outside"][out], new["rise_outside"][out] = target[out], rise[is_out]
     new["inside"][kept], new["rise_inside"][kept], new["fits"][kept] = target[kept], rise[~is_out], fits[~is_out]
     return _Bracket(**new)
 

@@ -8,7 +8,6 @@ from typing import Any
 from orchestrator.laws import Law
 from orchestrator.laws.intervals import FLOORS, Interval, intervals_of, parameter_intervals
 
-
 __all__ = ["law_as_data", "law_as_text", "parameter_intervals", "parameters_as_text", "weights_as_text"]
 SMALL_WEIGHT = 0.05
 
@@ -71,9 +70,7 @@ def law_as_text(law: Law, level: float = 0.9) -> str:
     diagnostics, rollout = law.diagnostics, law.diagnostics.rollout
     names = {"c": "exponent", "e": "floor"}
     lines = [f"{law.form}: {law.formula}   ({diagnostics.points} points, {diagnostics.trend})"]
-    lines += [
-        f"  {name:7} {text}  {names.get(name, '')}".rstrip() for name, text in parameters_as_text(law, level).items()
-    ]
+    lines += [f"  {name:7} {text}  {names.get(name, '')}".rstrip() for name, text in parameters_as_text(law, level).items()]
     if law.is_floor_left_out:
         lines.append("  floor   at 0, left out; the intervals allow for one")
     error = f"error {100 * rollout.rmse:.1f}%, bias {100 * rollout.bias:+.1f}%, over {rollout.cuts} cuts"

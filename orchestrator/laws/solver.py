@@ -81,7 +81,7 @@ def descend(problem: FitProblem, begin: Array, log_y: Array, weights: Array | No
 
 
 def minimise(value: Callable[[Array, NDArray[np.int64]], Array], begin: Array, low: Array, high: Array) -> SearchResult:
-    """The sum of squares of value(theta, rows), residuals of these rows of the batch, minimised within bounds from every start."""
+    """The least sum of squares of value(theta, rows), the residuals of these rows of the batch, within bounds."""
     theta = np.clip(begin, low, high)
     active = np.arange(len(theta))
     rest = value(theta, active)
@@ -90,7 +90,7 @@ def minimise(value: Callable[[Array, NDArray[np.int64]], Array], begin: Array, l
     for _ in range(MAX_STEPS):
         rows = active
         slopes = jacobian(lambda t, rows=rows: value(t, rows), theta[rows], rest[rows])  # type: ignore[misc]
-        moved = _step(low, high, theta[rows], slopes, rest[rows], damping[rows])
+        moved = _step((low, high), theta[rows], slopes, rest[rows], damping[rows])
         new_rest = value(moved, rows)
         new_cost = (new_rest**2).sum(axis=1)
         better = new_cost < cost[rows]
@@ -118,8 +118,9 @@ def jacobian(value: Callable[[Array], Array], theta: Array, base: Array) -> Arra
     return np.stack(columns, axis=2)
 
 
-def _step(low: Array, high: Array, theta: Array, slopes: Array, rest: Array, damping: Array) -> Array:
+def _step(bounds: tuple[Array, Array], theta: Array, slopes: Array, rest: Array, damping: Array) -> Array:
     """One damped Gauss-Newton step of each descent; parameters at a bound that the step would cross stay there."""
+    low, high = bounds
     gradient = np.einsum("bnk,bn->bk", slopes, rest)
     held = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
     slopes = np.where(held[:, None, :], 0.0, slopes)
