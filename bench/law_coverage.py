@@ -64,9 +64,8 @@ def _one(setting: Setting, random: np.random.Generator) -> tuple[float, ...]:
     at = np.array([span**0.5, span, 2 * span])
     low, high = law.interval(at)
     found = intervals_of(law)
-    own = law.named or law
-    everything = own.problem.form.natural(own.theta, own.log_scale, own.centre)
-    floor = intervals_of(replace(own, params=everything)).get("e")
+    everything = law.problem.form.natural(law.theta, law.log_scale, law.centre)
+    floor = intervals_of(replace(law, params=everything)).get("e")
     inside = [found[name].low <= value <= found[name].high for name, value in law.params.items()]
     return (
         found["c"].low <= exponent <= found["c"].high,

@@ -88,7 +88,7 @@ def weigh(members: Sequence[Candidate]) -> Array:
     return np.asarray(weights / weights.sum())
 
 
-def blend(named: Law, choices: Sequence[Candidate], points: Points) -> Law:
+def blend(named: Law, choices: Sequence[Candidate]) -> Law:
     """The average of the candidates as a law with the parameters of `named`."""
     weights = weigh(choices)
     kept = [(choice, float(weight)) for choice, weight in zip(choices, weights, strict=True) if weight > 0]
@@ -101,12 +101,10 @@ def blend(named: Law, choices: Sequence[Candidate], points: Points) -> Law:
     singles = {c.label: rollout_of(c.misses).rmse for c in choices}
     rollout: Rollout = rollout_of([np.asarray(miss) for miss in averaged]) if common else NO_ROLLOUT
     diagnostics = replace(named.diagnostics, rollout=rollout, candidates=singles, weights={m.label: m.weight for m in members})
-    problem = replace(named.problem, form=_averaged_form(named, members), log_scale=None)
-    theta = np.concatenate([named.theta, [named.log_scale], *([*m.theta, m.log_scale] for m in members)])
-    return replace(named, diagnostics=diagnostics, problem=problem, theta=theta, log_scale=0.0, members=members, named=named)
+    return replace(named, diagnostics=diagnostics, members=members, average=average_of(named, members))
 
 
-def _averaged_form(named: Law, members: Sequence[Member]) -> FunctionalForm:
+def average_of(named: Law, members: Sequence[Member]) -> FunctionalForm:
     """theta: that of the named law and its log scale, which give the parameters; then those of each member, averaged."""
     base = named.problem.form
     size = len(named.theta) + 1

@@ -38,10 +38,10 @@ def paired_draws(first: Law, second: Law) -> tuple[BootstrapDraws, BootstrapDraw
 
 def log_error(law: Law, x: Array, draws: BootstrapDraws) -> Array:
     """log error (R, n) at each x for these draws of the law."""
-    return draws.log_scale[:, None] + law.problem.form.log_shape(draws.theta, law.centred(x))
+    return draws.log_scale[:, None] + law.curve.log_shape(draws.theta, law.centred(x))
 
 
 def log_x(law: Law, errors: Array, draws: BootstrapDraws) -> Array:
     """log x (R, n) at which each draw of the law reaches each error; inf: never; -inf: at any x."""
     with np.errstate(divide="ignore"):  # log 0 = -inf
-        return np.log(bands.invert(draws.theta, draws.log_scale, law.problem.form, float(law.centre[0]), errors))
+        return np.log(bands.invert(draws.theta, draws.log_scale, law.curve, float(law.centre[0]), errors))

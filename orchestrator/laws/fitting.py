@@ -100,7 +100,7 @@ def fit_auto(points: Points, options: FitOptions) -> Law:
     forms = [FORMS[name] for name in names if distinct > FORMS[name].num_parameters]
     cuts = make_cuts(points, min(form.num_parameters for form in forms))
     choices = [choice for form in forms for choice in candidates(form, points, options, cuts)]
-    return blend(_named(choices, points, options), choices, points)
+    return blend(_named(choices, points, options), choices)
 
 
 def _named(choices: Sequence[Candidate], points: Points, options: FitOptions) -> Law:

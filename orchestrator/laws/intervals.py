@@ -46,12 +46,11 @@ def parameter_intervals(law: Law, level: float = 0.9) -> dict[str, tuple[float, 
 
 def intervals_of(law: Law, level: float = 0.9) -> dict[str, Interval]:
     """Each parameter's interval. An M1 in place of an M2 whose floor is at 0 has the intervals of that M2."""
-    own = law.named or law
-    ends = _from_draws(own, level) if own.form in BY_DRAWS or own.joint_draws else _from_profile(own, level)
+    ends = _from_draws(law, level) if law.form in BY_DRAWS or law.joint_draws else _from_profile(law, level)
     result = {}
-    for name, value in own.params.items():
+    for name, value in law.params.items():
         low, high = min(ends[name][0], value), max(ends[name][1], value)
-        result[name] = Interval(low=low, high=high, identified=_is_identified(own, name, low, high))
+        result[name] = Interval(low=low, high=high, identified=_is_identified(law, name, low, high))
     return result
 
 
@@ -72,7 +71,7 @@ def _from_draws(law: Law, level: float) -> dict[str, tuple[float, float]]:
     tails = [(1 - level) / 2, (1 + level) / 2]
     with np.errstate(over="ignore"):
         drawn = [
-            law.problem.form.natural(theta, float(scale), law.centre)
+            law.curve.natural(theta, float(scale), law.centre)
             for theta, scale in zip(law.draws.theta, law.draws.log_scale, strict=True)
         ]
     ends = {name: np.quantile([params[name] for params in drawn], tails) for name in law.params}

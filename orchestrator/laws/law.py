@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from orchestrator.laws import bands
 from orchestrator.laws.bootstrap import BootstrapDraws, bootstrap, bootstrap_members, cleanest, describe_draws
+from orchestrator.laws.forms import FunctionalForm
 from orchestrator.laws.points import Array, LawError, Points
 from orchestrator.laws.problem import FitProblem
 from orchestrator.laws.tolerance import ROUNDING
@@ -74,8 +75,8 @@ class Member:
 class Law:
     """A form with its parameters: y = scale * shape(theta, x / centre).
 
-    The law of `auto` predicts with the weighted average of its `members`; form, formula and params are those of `named`, one
-    form that is fitted with weights by noise alone.
+    The law of `auto` predicts with the weighted average of its `members`, whose form is `average`. Its other fields are those
+    of one form, fitted with weights by noise alone.
     """
 
     form: str
@@ -88,14 +89,18 @@ class Law:
     points: Points = field(repr=False)
     problem: FitProblem = field(repr=False)
     members: tuple[Member, ...] = field(default=(), repr=False)  # of the average of `auto`
-    named: Law | None = field(default=None, repr=False)  # the law whose parameters these are, if this one is an average
+    average: FunctionalForm | None = field(default=None, repr=False)  # see `blend.average_of`
     joint_draws: BootstrapDraws | None = field(default=None, repr=False)  # of a fit that shares parameters with other laws
 
     @property
     def is_floor_left_out(self) -> bool:
         """Whether this is M1 in place of an M2 whose floor is at 0. Bands and intervals allow for a floor."""
-        own = self.named or self
-        return own.form == "M1" and own.problem.form.name == "M2"
+        return self.form == "M1" and self.problem.form.name == "M2"
+
+    @property
+    def curve(self) -> FunctionalForm:
+        """The form of the predictions and of the bootstrap draws: the average, or the law's own form."""
+        return self.average or self.problem.form
 
     @property
     def x_range(self) -> tuple[float, float]:
@@ -104,15 +109,26 @@ class Law:
 
     def predict(self, x: ArrayLike) -> Array:
         """Error at each x (n,), or (n, 2) for two columns. Raises LawError for x that is not positive."""
-        z = self.centred(x)
-        return np.exp(self.log_scale + self.problem.form.log_shape(self.theta[None], z))[0]
+        return np.exp(self._log_error(self.centred(x)))
+
+    def _log_error(self, z: Array) -> Array:
+        theta, log_scale = self._solution
+        return np.asarray(log_scale + self.curve.log_shape(theta[None], z)[0])
+
+    @property
+    def _solution(self) -> tuple[Array, float]:
+        """theta and log scale of `curve`."""
+        if self.average is None:
+            return self.theta, self.log_scale
+        return np.concatenate([self.theta, [self.log_scale], *([*m.theta, m.log_scale] for m in self.members)]), 0.0
 
     def invert(self, y: ArrayLike) -> Array:
         """The x at which the law falls to each error: inf if it never does, 0 if the law is below the error everywhere.
 
         Raises LawError for a law of two columns, or one that does not fall monotonically.
         """
-        return bands.invert(self.theta[None], np.array([self.log_scale]), self.problem.form, float(self.centre[0]), y)[0]
+        theta, log_scale = self._solution
+        return bands.invert(theta[None], np.array([log_scale]), self.curve, float(self.centre[0]), y)[0]
 
     def interval(self, x: ArrayLike, level: float = 0.9, kind: Literal["confidence", "prediction"] = "confidence") -> Array:
         """The band (2, n) at each x that contains the law (confidence) or a new run's error (prediction) at this level.
@@ -124,13 +140,13 @@ class Law:
         if not 0 < level < 1:
             raise LawError(f"invalid level {level}", reason="bad input", allowed="between 0 and 1")
         z = self.centred(x)
-        middle = self.log_scale + self.problem.form.log_shape(self.theta[None], z)[0]
+        middle = self._log_error(z)
         spread = self._disagreement(z, middle)
         if kind == "prediction":
             is_beyond = _first_axis(z) > _first_axis(self.problem.z).max() * (1 + ROUNDING)
             missed = np.where(is_beyond, bands.excess_error(self.diagnostics.rollout.rmse, self.draws.noise), 0.0)
             spread = np.sqrt(np.maximum(spread, missed) ** 2 + self.draws.noise**2)
-        return np.exp(bands.band(self.draws, self.problem.form, z, middle=middle, level=level, spread=spread))
+        return np.exp(bands.band(self.draws, self.curve, z, middle=middle, level=level, spread=spread))
 
     def _disagreement(self, z: Array, middle: Array) -> Array:
         """The weighted standard deviation (n,) of the members' log errors."""
@@ -145,10 +161,10 @@ class Law:
         """The bootstrap refits of this law: deterministic, computed at first use."""
         if self.joint_draws is not None:
             return self.joint_draws
-        if self.named is None:
-            return bootstrap(self.problem, self.theta, self.points)
-        own, named = self.named.draws, self.named
-        fits = [(named.problem, named.theta), *((m.problem, m.theta) for m in self.members)]
+        own = bootstrap(self.problem, self.theta, self.points)
+        if self.average is None:
+            return own
+        fits = [(self.problem, self.theta), *((m.problem, m.theta) for m in self.members)]
         source = cleanest(fits, self.points)
         theta = np.hstack([own.theta, own.log_scale[:, None], bootstrap_members(fits[1:], source, self.points)])
         return describe_draws(*source, self.points, theta, np.zeros(len(theta)))
