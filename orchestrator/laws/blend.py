@@ -21,6 +21,18 @@ from orchestrator.laws.solver import descend, start_grid
 GROWTHS = (0.0, 1.0, 2.0)  # weights x^growth: equal, for curves of one shape; growing, for curves that bend at small x
 SHARPNESS = 4.0  # a weight is the roll-out error to the power of minus this
 LEAST_ERROR = 0.01  # is added in squares to every roll-out error: smaller differences are noise
+PRIOR_ERRORS = {  # mean RMSE ahead of simulated curves (python bench/simulated_curves.py --curves 600)
+    "M2": 0.053,
+    "M2 x^1": 0.036,
+    "M2 x^2": 0.032,
+    "M3": 0.056,
+    "M3 x^1": 0.038,
+    "M3 x^2": 0.034,
+    "zhai": 0.028,
+    "zhai x^1": 0.030,
+    "zhai x^2": 0.040,
+}
+OTHER_PRIOR_ERROR = 0.04  # of forms and growths without a simulation
 LEAST_WEIGHT = 0.01  # members with less are left out
 STARTS = 2
 SCALE = Parameter(name="scale", low=-np.inf, high=np.inf, starts=0)
@@ -77,12 +89,12 @@ def _solve_all(problem: FitProblem, weights: Array, log_y: Array) -> tuple[Array
 
 
 def weigh(members: Sequence[Candidate]) -> Array:
-    """The weight of each candidate: its roll-out error to the power of -4; they sum to 1. Equal without roll-outs."""
+    """The weight of each candidate: its roll-out error to the power of -4 over its prior error; they sum to 1."""
+    logs = -np.log([PRIOR_ERRORS.get(member.label, OTHER_PRIOR_ERROR) for member in members])
     common = min(len(member.misses) for member in members)
-    if not common:
-        return np.full(len(members), 1 / len(members))
-    squares = np.array([np.mean([np.mean(miss**2) for miss in member.misses[-common:]]) for member in members])
-    logs = -0.5 * SHARPNESS * np.log(squares + LEAST_ERROR**2)
+    if common:
+        squares = np.array([np.mean([np.mean(miss**2) for miss in member.misses[-common:]]) for member in members])
+        logs = logs - 0.5 * SHARPNESS * np.log(squares + LEAST_ERROR**2)
     weights = np.exp(logs - logs.max())
     weights = np.where(weights < LEAST_WEIGHT * weights.sum(), 0.0, weights)
     return np.asarray(weights / weights.sum())
