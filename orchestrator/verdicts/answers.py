@@ -68,6 +68,8 @@ class CurvePoint:
     """A pretraining in a view: its error, and the rows that the error comes from.
 
     The standard deviation of its log error, from the finite test sets alone (`noise`) and from these and the seed (`spread`).
+    recipe: the one that was chosen, if several were swept; optimism: by how much the log error of the best recipe is expected
+    to be too low, because it is the best of several noisy runs.
     """
 
     family: str
@@ -82,6 +84,33 @@ class CurvePoint:
     noise: float
     spread: float
     runs: tuple[str, ...]
+    recipe: str = ""
+    optimism: float = 0.0
+
+    @property
+    def block(self) -> str:
+        """The runs that share their noise: one model and seed on one number of images, with all lengths and fine-tunes."""
+        return f"{self.family} {self.variant} {self.dataset} {self.dataset_size} {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A pretraining that is in no curve over compute, or in none at all, and the reason."""
+
+    family: str
+    variant: str
+    dataset_size: int
+    runs: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRule:
+    """Which rows of a view make curves, as text, and the rows that do not, with the reason of each."""
+
+    view: str
+    text: str
+    left_out: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,3 +196,4 @@ class Findings:
     ceilings: Mapping[str, str]  # task -> why its errors are mostly noise
     claims: tuple[ClaimVerdict, ...]
     forecasts: tuple[Forecast, ...]
+    rows: tuple[RowRule, ...] = ()

@@ -87,7 +87,7 @@ def _judge_ratio(evidence: Evidence, least: float, most: float) -> Judgement | N
         verdict=verdict,
         number=number,
         parts=tuple(part for part in (*parts, by_fronts) if math.isfinite(part.value)),
-        method=f"{method}, all rows of each family",
+        method=f"{method}, {evidence.rows_text}",
         sentence=_sentence(evidence, ratio, method, (least, most)),
         points=points,
     )

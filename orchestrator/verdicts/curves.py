@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from orchestrator import laws
 from orchestrator.laws import LawError
-from orchestrator.laws.tolerance import count_distinct
 from orchestrator.results.summary import SAME_BUDGET
 from orchestrator.verdicts.answers import Axis, Curve, CurvePoint
 from orchestrator.verdicts.evidence import Evidence
 
-MIN_COMPUTES = 4  # distinct amounts of compute that a law needs
+INSIDE = 0.0  # growth of weights of a law that is used within its data: every row counts by its noise
 
 
 def compute_points(evidence: Evidence, family: str) -> tuple[CurvePoint, ...]:
-    """The points of a family over compute: those with the most images if they are enough for a curve, else all."""
-    points = [p for p in evidence.of(family) if p.pretrain_flops > 0]
-    most = max((p.dataset_size for p in points), default=0)
-    full = [p for p in points if p.dataset_size == most]
-    return tuple(full if count_distinct([p.pretrain_flops for p in full]) >= MIN_COMPUTES else points)
+    """The points of a family over compute, by the rule that holds for all families of the view (row_selection.py)."""
+    return evidence.over_compute.curves.get(family, ())
 
 
 def data_points(evidence: Evidence, family: str, variant: str) -> tuple[CurvePoint, ...]:
@@ -48,16 +45,23 @@ def curve(view: str, points: Iterable[CurvePoint], axis: Axis, form: str, *, var
         return None
     law, refused = None, ""
     try:
-        law = fit(members, axis, form)
+        law = fit(members, axis, form, growth=INSIDE)
     except LawError as error:
         refused = error.message + (f" (a law needs {error.allowed})" if error.allowed else "")
     return Curve(view=view, family=members[0].family, variant=variant, axis=axis, points=members, law=law, refused=refused)
 
 
-def fit(points: Sequence[CurvePoint], axis: Axis, form: str) -> laws.Law:
-    """The law of the points, weighted by their noise. Raises LawError."""
+def fit(points: Sequence[CurvePoint], axis: Axis, form: str, *, growth: float | None = None) -> laws.Law:
+    """The law of the points, weighted by their noise and by x^growth (None: as for a forecast). Raises LawError."""
     x = np.array([getattr(p, axis) for p in points], dtype=float)
-    return laws.fit(x, [p.error for p in points], form, weights=precision(points), runs=None)
+    error = [p.error * math.exp(p.optimism) for p in points]
+    return laws.fit(x, error, form, weights=precision(points), runs=blocks(points), growth=growth)
+
+
+def blocks(points: Sequence[CurvePoint]) -> list[str] | None:
+    """The block of each point, if some points share one; None: all are independent."""
+    names = [p.block for p in points]
+    return names if 1 < len(set(names)) < len(names) else None
 
 
 def precision(points: Sequence[CurvePoint]) -> np.ndarray | None:

@@ -27,10 +27,9 @@ class Gap:
 
 def mean_log_error(points: Sequence[CurvePoint], evidence: Evidence) -> Gap:
     """Mean log error over the seeds of one model. Averaging reduces the noise of seeds, not that of their common test set."""
-    seeds = evidence.seed_spread / math.sqrt(len(points))
-    return Gap(
-        value=float(np.mean([math.log(p.error) for p in points])), spread=math.hypot(seeds, max(p.noise for p in points))
-    )
+    seeds = max(p.spread**2 - p.noise**2 for p in points) / len(points)
+    value = float(np.mean([math.log(p.error) + p.optimism for p in points]))
+    return Gap(value=value, spread=math.sqrt(max(seeds, 0.0) + max(p.noise**2 for p in points)))
 
 
 def difference(first: Sequence[CurvePoint], second: Sequence[CurvePoint], evidence: Evidence) -> Gap:

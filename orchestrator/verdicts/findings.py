@@ -19,7 +19,7 @@ from orchestrator.laws import LawError
 from orchestrator.laws.render import law_as_data
 from orchestrator.spec.claims import LawForm
 from orchestrator.spec.schema import Study
-from orchestrator.verdicts.answers import Comparison, Curve, Findings, Forecast
+from orchestrator.verdicts.answers import Comparison, Curve, Findings, Forecast, RowRule
 from orchestrator.verdicts.compute_ratio_claims import curve_pair, front_ratio_of
 from orchestrator.verdicts.curves import compute_points, curve, data_points
 from orchestrator.verdicts.evidence import Evidence, gather
@@ -45,6 +45,7 @@ def findings(frame: pd.DataFrame, study: Study) -> Findings:
             comparison for number, e in enumerate(evidence) for comparison in _comparisons(e, every_form=number == 0)
         ),
         ceilings=noisy,
+        rows=tuple(RowRule(view=e.view.name, text=e.rows_text, left_out=(*e.left_out, *e.over_compute.left_out)) for e in evidence),
         claims=judge(frame, evidence, claims),
         forecasts=forecasts(study, evidence),
     )
@@ -102,6 +103,7 @@ def as_data(findings: Findings) -> dict[str, Any]:
         "level": findings.level,
         "views": [asdict(view) for view in findings.views],
         "ceilings": dict(findings.ceilings),
+        "rows": [asdict(rule) for rule in findings.rows],
         "claims": [_plain({**asdict(claim), "verdict": str(claim.verdict)}) for claim in findings.claims],
         "forecasts": [_plain(asdict(forecast)) for forecast in findings.forecasts],
         "comparisons": [_plain(asdict(comparison)) for comparison in findings.comparisons],

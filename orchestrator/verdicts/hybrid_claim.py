@@ -43,7 +43,12 @@ def hybrid_advantage_vanishes(evidence: Evidence) -> Judgement | None:
         f"and at {end} it is {higher_or_lower(large)}."
     )
     return Judgement(
-        verdict=verdict, number=large, parts=(small, shrinkage), method=pair.forms, sentence=sentence, points=points
+        verdict=verdict,
+        number=large,
+        parts=(small, shrinkage),
+        method=f"{pair.forms}, {evidence.rows_text}",
+        sentence=sentence,
+        points=points,
     )
 
 

@@ -47,4 +47,5 @@ def no_saturation(evidence: Evidence) -> Judgement | None:
     sentence = (
         f"Near {flops_text(end)}, doubling the compute lowers the error of {family_name(family)} by {number}: {conclusion}."
     )
-    return Judgement(verdict=verdict, number=number, method=f"{FLOOR_FORM} law", sentence=sentence, points=points)
+    method = f"{FLOOR_FORM} law, {evidence.rows_text}"
+    return Judgement(verdict=verdict, number=number, method=method, sentence=sentence, points=points)
