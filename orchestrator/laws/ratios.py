@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import norm, t
 
 from orchestrator.laws.draws import SEED, log_x, paired_draws
 from orchestrator.laws.law import Law
@@ -30,6 +31,25 @@ class ReachedBy(StrEnum):
     SECOND_ONLY = "not reached by the first"
     FIRST_ONLY = "not reached by the second"
     NEITHER = "not reached by either"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Level:
+    """The tails of an interval, and the factor from normal to Student's t."""
+
+    tails: tuple[float, float]
+    wider: float
+
+    @staticmethod
+    def of(level: float, freedom: float) -> _Level:
+        tails = ((1 - level) / 2, (1 + level) / 2)
+        return _Level(tails=tails, wider=float(t.ppf(tails[1], freedom) / norm.ppf(tails[1])) if np.isfinite(freedom) else 1.0)
+
+    def interval(self, logs: Array, middle: float) -> tuple[float, float]:
+        """The interval of ratios with these logarithms, some of which may be infinite; it contains the estimate."""
+        ends = np.quantile(logs, self.tails, method="linear" if np.isfinite(logs).all() else "inverted_cdf")
+        low, high = np.exp(middle + self.wider * (ends - middle)) if np.isfinite(middle) else np.exp(ends)
+        return min(float(low), float(np.exp(middle))), max(float(high), float(np.exp(middle)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +95,24 @@ def compute_ratio(first: Law, second: Law, errors: ArrayLike | None = None, leve
         middle = np.log(first.invert(compared)) - np.log(second.invert(compared))
     one, two = paired_draws(first, second)
     with np.errstate(invalid="ignore"):  # inf - inf: neither draw reaches the error
-        draws = log_x(first, compared, one) - log_x(second, compared, two)
-    return _ratio(middle, draws, compared, ranges=(_law_range(first), _law_range(second)), level=level, method="laws")
+        parts = log_x(first, compared, one), log_x(second, compared, two)
+        draws = parts[0] - parts[1]
+    freedom = combined_freedom(parts, (first.draws.freedom, second.draws.freedom))
+    ranges = _law_range(first), _law_range(second)
+    return _ratio(middle, draws, compared, ranges=ranges, level=level, method="laws", freedom=freedom)
+
+
+def combined_freedom(parts: tuple[Array, Array], freedom: tuple[float, float]) -> float:
+    """Degrees of freedom of a difference of two independent estimates (Satterthwaite), from draws (R, n) of each."""
+    variances = []
+    for logs in parts:
+        known = np.where(np.isfinite(logs), logs, np.nan)
+        mean = known[np.isfinite(known).any(axis=1)]
+        variances.append(float(np.var(np.nanmean(mean, axis=1))) if len(mean) > 1 else 0.0)
+    total = sum(variances)
+    if total <= 0:
+        return float(sum(freedom))
+    return float(total**2 / sum(variance**2 / free for variance, free in zip(variances, freedom, strict=True)))
 
 
 def front_ratio(
@@ -132,13 +168,21 @@ def _resampled_front(points: Points, errors: Array, random: np.random.Generator)
 
 
 def _ratio(
-    middle: Array, draws: Array, errors: Array, *, ranges: tuple[ErrorRange, ErrorRange], level: float, method: str
+    middle: Array,
+    draws: Array,
+    errors: Array,
+    *,
+    ranges: tuple[ErrorRange, ErrorRange],
+    level: float,
+    method: str,
+    freedom: float = np.inf,
 ) -> Ratio:
     """The ratio from log ratios at each error: of the laws (n,) and of draws (R, n).
 
-    `errors` has the errors that are averaged over the common range, followed by those that are reported one by one.
+    `errors` has the errors that are averaged over the common range, followed by those that are reported one by one. Intervals
+    are widened from normal to Student's t with these degrees of freedom: few runs determine their own noise poorly.
     """
-    tails = ((1 - level) / 2, (1 + level) / 2)
+    width = _Level.of(level, freedom)
     finite = np.where(np.isfinite(draws), draws, np.nan)
     common = _common_range(*ranges)
     averaged = len(_averaged_errors(common))
@@ -150,8 +194,8 @@ def _ratio(
         never = np.nan_to_num(draws[~covered, :averaged], posinf=1.0, neginf=-1.0, nan=0.0)
         sides = np.sign(np.where(np.isfinite(draws[~covered, :averaged]), 0.0, never).sum(axis=1))
         infinite = sides[sides != 0] * np.inf
-        low, high = _interval(np.concatenate([np.nanmean(finite[covered, :averaged], axis=1), infinite]), tails)
-        low, high = min(low, value), max(high, value)
+        logs = np.concatenate([np.nanmean(finite[covered, :averaged], axis=1), infinite])
+        low, high = width.interval(logs, float(middle[:averaged].mean()))
     return Ratio(
         value=value,
         low=float(low),
@@ -159,24 +203,16 @@ def _ratio(
         level=level,
         method=method,
         errors=common,
-        at=tuple(_ratio_at(errors[i], middle[i], draws[:, i], ranges, tails) for i in range(averaged, len(errors))),
+        at=tuple(_ratio_at(errors[i], middle[i], draws[:, i], ranges, width) for i in range(averaged, len(errors))),
         covered=float(covered.mean()),
     )
 
 
-def _ratio_at(
-    error: float, middle: float, draws: Array, ranges: tuple[ErrorRange, ErrorRange], tails: tuple[float, float]
-) -> RatioAt:
+def _ratio_at(error: float, middle: float, draws: Array, ranges: tuple[ErrorRange, ErrorRange], width: _Level) -> RatioAt:
     inside = [low * (1 - 1e-9) <= error <= high * (1 + 1e-9) for low, high in ranges]
     if not all(inside):
         reached = ReachedBy.NEITHER if not any(inside) else ReachedBy.FIRST_ONLY if inside[0] else ReachedBy.SECOND_ONLY
         return RatioAt(error=float(error), reached=reached, ratio=float("nan"), low=float("nan"), high=float("nan"))
     known = draws[~np.isnan(draws)]
-    low, high = _interval(known, tails) if len(known) else (np.nan, np.nan)
+    low, high = width.interval(known, middle) if len(known) else (np.nan, np.nan)
     return RatioAt(error=float(error), reached=ReachedBy.BOTH, ratio=float(np.exp(middle)), low=low, high=high)
-
-
-def _interval(logs: Array, tails: tuple[float, float]) -> tuple[float, float]:
-    """The interval of ratios with these logarithms, some of which may be infinite."""
-    low, high = np.exp(np.quantile(logs, tails, method="linear" if np.isfinite(logs).all() else "inverted_cdf"))
-    return float(low), float(high)

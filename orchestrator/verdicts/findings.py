@@ -45,7 +45,9 @@ def findings(frame: pd.DataFrame, study: Study) -> Findings:
             comparison for number, e in enumerate(evidence) for comparison in _comparisons(e, every_form=number == 0)
         ),
         ceilings=noisy,
-        rows=tuple(RowRule(view=e.view.name, text=e.rows_text, left_out=(*e.left_out, *e.over_compute.left_out)) for e in evidence),
+        rows=tuple(
+            RowRule(view=e.view.name, text=e.rows_text, left_out=(*e.left_out, *e.over_compute.left_out)) for e in evidence
+        ),
         claims=judge(frame, evidence, claims),
         forecasts=forecasts(study, evidence),
     )
