@@ -164,3 +164,47 @@ def test_mistakes_in_claims_and_targets(section: dict[str, Any], field: str, mes
         read_study(write_study(lambda content: content.update(section)))
     assert mistake.value.field == field
     assert mistake.value.line
+
+
+def test_a_remaining_advantage_is_not_gone_because_it_was_not_detected() -> None:
+    """The hybrids keep 8% at the largest compute. With much noise that is not known; it is never called gone."""
+    flops = np.geomspace(1e15, 1e18, 7)
+
+    def verdict(noise: float, remaining: float) -> Verdict:
+        random = np.random.default_rng(2)
+        gap = np.exp(np.linspace(0.4, math.log1p(remaining), 7))
+        hybrid = 0.4 * (flops / 1e15) ** -0.2
+        errors = [e * np.exp(noise * random.standard_normal(7)) for e in (hybrid * gap, hybrid)]
+        rows = over_compute("vit", "S/16", flops, errors[0]) + over_compute("hybrid", "H1", flops, errors[1])
+        return judged(rows, "hybrid_advantage_vanishes", form="M1").verdict
+
+    assert verdict(0.06, 0.08) is Verdict.CANNOT_TELL
+    assert verdict(0.002, 0.08) is Verdict.FAILS
+    assert verdict(0.002, 0.01) is Verdict.HOLDS
+
+
+def test_verdicts_on_an_assumed_spread_are_provisional_until_two_runs_are_repeated() -> None:
+    rows = [row("vit", v, n, error) for v, error in (("S/16", 0.2), ("L/16", 0.4)) for n in SIZES]
+    claim = judged(rows, "larger_needs_data")
+    assert claim.provisional
+    assert claim.settle == "run S/16 on 1k images and L/16 on 64k images with a second seed to measure the spread"
+    assert claim.settle in claim.method
+    repeated = [row("vit", "S/16", 1000, 0.202, seed=1), row("vit", "L/16", 64000, 0.396, seed=1)]
+    settled = judged(rows + repeated, "larger_needs_data")
+    assert (settled.verdict, settled.provisional) == (Verdict.HOLDS, False)
+    assert "measured" in settled.method
+
+
+def test_each_family_has_its_own_spread_between_seeds() -> None:
+    """A family that scatters more has wider intervals; the other one is not hurt by that."""
+    random = np.random.default_rng(0)
+    rows = [
+        row(family, variant, n, 0.3 * math.exp(noise * random.standard_normal()), seed=seed)
+        for family, variant, noise in (("vit", "S/16", 0.01), ("resnet", "R1", 0.2))
+        for n in SIZES
+        for seed in range(4)
+    ]
+    curves = findings.findings(frame(rows), study_with()).curves
+    spread = {c.family: {round(p.spread, 3) for p in c.points} for c in curves}
+    assert max(spread["vit"]) < 0.02
+    assert min(spread["resnet"]) > 0.1

@@ -57,12 +57,15 @@ def test_the_papers_claims(published: Findings) -> None:
         "larger_needs_data": "holds",
         "less_compute": "holds",
         "two_to_four_times_less": "cannot tell",
-        "hybrid_advantage_vanishes": "holds",
+        "hybrid_advantage_vanishes": "cannot tell",  # -1%, but up to 7% may remain: more than the margin
         "no_saturation": "holds",
     }
     assert heads["larger_needs_data"].view == "imagenet"
     assert heads["less_compute"].view == "mean of 5 tasks"
-    assert len(heads["less_compute"].runs) == (6 + 7) * 5
+    assert len(heads["less_compute"].runs) == (6 + 6) * 5, "one ResNet of seven is above the frontier"
+    assert heads["larger_needs_data"].provisional, "one seed: the noise between seeds is assumed"
+    assert "with a second seed" in heads["larger_needs_data"].method
+    assert not heads["less_compute"].provisional, "its noise is measured, by the scatter about the laws"
 
 
 def test_findings_are_written_as_json_and_csv(published: Findings, tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import norm, t
 
 from orchestrator.laws import bands
 from orchestrator.laws.bootstrap import BootstrapDraws
@@ -13,6 +14,42 @@ from orchestrator.laws.law import Law
 from orchestrator.laws.points import Array
 
 SEED = 20222
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """How draws become an interval: its tails, and the factor from normal to Student's t.
+
+    Few runs determine their own noise poorly, and draws do not include that.
+    """
+
+    tails: tuple[float, float]
+    wider: float
+
+    @staticmethod
+    def of(level: float, freedom: float) -> Width:
+        tails = ((1 - level) / 2, (1 + level) / 2)
+        return Width(tails=tails, wider=float(t.ppf(tails[1], freedom) / norm.ppf(tails[1])) if np.isfinite(freedom) else 1.0)
+
+    def interval(self, draws: Array, middle: float) -> tuple[float, float]:
+        """The interval of draws (R,) about the estimate `middle`, which it contains. Draws may be infinite."""
+        ends = np.quantile(draws, self.tails, method="linear" if np.isfinite(draws).all() else "inverted_cdf")
+        if not np.isfinite(middle):
+            return min(float(ends[0]), middle), max(float(ends[1]), middle)
+        low, high = middle + self.wider * (ends - middle)
+        return min(float(low), middle), max(float(high), middle)
+
+
+def combined_freedom(parts: tuple[Array, Array], freedom: tuple[float, float]) -> float:
+    """Degrees of freedom of a difference of two independent estimates (Satterthwaite 1946), from draws (R, n) of each."""
+    variances = []
+    for draws in parts:
+        known = np.where(np.isfinite(draws), draws, np.nan)[np.isfinite(draws).any(axis=1)]
+        variances.append(float(np.var(np.nanmean(known, axis=1))) if len(known) > 1 else 0.0)
+    total = sum(variances)
+    if total <= 0:
+        return float(sum(freedom))
+    return float(total**2 / sum(variance**2 / free for variance, free in zip(variances, freedom, strict=True)))
 
 
 def log_draws(law: Law, x: ArrayLike) -> Array:

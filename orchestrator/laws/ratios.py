@@ -11,9 +11,8 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm, t
 
-from orchestrator.laws.draws import SEED, log_x, paired_draws
+from orchestrator.laws.draws import SEED, Width, combined_freedom, log_x, paired_draws
 from orchestrator.laws.law import Law
 from orchestrator.laws.pareto_front import front_inverse, pareto
 from orchestrator.laws.points import Array, Points, check_points
@@ -31,25 +30,6 @@ class ReachedBy(StrEnum):
     SECOND_ONLY = "not reached by the first"
     FIRST_ONLY = "not reached by the second"
     NEITHER = "not reached by either"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Level:
-    """The tails of an interval, and the factor from normal to Student's t."""
-
-    tails: tuple[float, float]
-    wider: float
-
-    @staticmethod
-    def of(level: float, freedom: float) -> _Level:
-        tails = ((1 - level) / 2, (1 + level) / 2)
-        return _Level(tails=tails, wider=float(t.ppf(tails[1], freedom) / norm.ppf(tails[1])) if np.isfinite(freedom) else 1.0)
-
-    def interval(self, logs: Array, middle: float) -> tuple[float, float]:
-        """The interval of ratios with these logarithms, some of which may be infinite; it contains the estimate."""
-        ends = np.quantile(logs, self.tails, method="linear" if np.isfinite(logs).all() else "inverted_cdf")
-        low, high = np.exp(middle + self.wider * (ends - middle)) if np.isfinite(middle) else np.exp(ends)
-        return min(float(low), float(np.exp(middle))), max(float(high), float(np.exp(middle)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +80,6 @@ def compute_ratio(first: Law, second: Law, errors: ArrayLike | None = None, leve
     freedom = combined_freedom(parts, (first.draws.freedom, second.draws.freedom))
     ranges = _law_range(first), _law_range(second)
     return _ratio(middle, draws, compared, ranges=ranges, level=level, method="laws", freedom=freedom)
-
-
-def combined_freedom(parts: tuple[Array, Array], freedom: tuple[float, float]) -> float:
-    """Degrees of freedom of a difference of two independent estimates (Satterthwaite), from draws (R, n) of each."""
-    variances = []
-    for logs in parts:
-        known = np.where(np.isfinite(logs), logs, np.nan)
-        mean = known[np.isfinite(known).any(axis=1)]
-        variances.append(float(np.var(np.nanmean(mean, axis=1))) if len(mean) > 1 else 0.0)
-    total = sum(variances)
-    if total <= 0:
-        return float(sum(freedom))
-    return float(total**2 / sum(variance**2 / free for variance, free in zip(variances, freedom, strict=True)))
 
 
 def front_ratio(
@@ -182,7 +149,7 @@ def _ratio(
     `errors` has the errors that are averaged over the common range, followed by those that are reported one by one. Intervals
     are widened from normal to Student's t with these degrees of freedom: few runs determine their own noise poorly.
     """
-    width = _Level.of(level, freedom)
+    width = Width.of(level, freedom)
     finite = np.where(np.isfinite(draws), draws, np.nan)
     common = _common_range(*ranges)
     averaged = len(_averaged_errors(common))
@@ -195,7 +162,7 @@ def _ratio(
         sides = np.sign(np.where(np.isfinite(draws[~covered, :averaged]), 0.0, never).sum(axis=1))
         infinite = sides[sides != 0] * np.inf
         logs = np.concatenate([np.nanmean(finite[covered, :averaged], axis=1), infinite])
-        low, high = width.interval(logs, float(middle[:averaged].mean()))
+        low, high = (float(np.exp(end)) for end in width.interval(logs, float(middle[:averaged].mean())))
     return Ratio(
         value=value,
         low=float(low),
@@ -208,11 +175,11 @@ def _ratio(
     )
 
 
-def _ratio_at(error: float, middle: float, draws: Array, ranges: tuple[ErrorRange, ErrorRange], width: _Level) -> RatioAt:
+def _ratio_at(error: float, middle: float, draws: Array, ranges: tuple[ErrorRange, ErrorRange], width: Width) -> RatioAt:
     inside = [low * (1 - 1e-9) <= error <= high * (1 + 1e-9) for low, high in ranges]
     if not all(inside):
         reached = ReachedBy.NEITHER if not any(inside) else ReachedBy.FIRST_ONLY if inside[0] else ReachedBy.SECOND_ONLY
         return RatioAt(error=float(error), reached=reached, ratio=float("nan"), low=float("nan"), high=float("nan"))
     known = draws[~np.isnan(draws)]
-    low, high = width.interval(known, middle) if len(known) else (np.nan, np.nan)
+    low, high = (float(np.exp(end)) for end in width.interval(known, middle)) if len(known) else (np.nan, np.nan)
     return RatioAt(error=float(error), reached=ReachedBy.BOTH, ratio=float(np.exp(middle)), low=low, high=high)

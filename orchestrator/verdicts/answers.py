@@ -142,6 +142,7 @@ class ClaimVerdict:
     """The verdict on a claim in one view. `number` decides it, `parts` explain it; `runs` are the ids of the rows used.
 
     headline: true in one view per claim, the one that the study selects; the others show whether single tasks agree.
+    provisional: the verdict rests on an assumed spread between seeds; `settle` states the two runs that would measure it.
     """
 
     name: str
@@ -154,6 +155,8 @@ class ClaimVerdict:
     method: str
     sentence: str
     runs: tuple[str, ...]
+    provisional: bool = False
+    settle: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ def _judge_ratio(evidence: Evidence, least: float, most: float) -> Judgement | N
         return Judgement(
             verdict=Verdict.CANNOT_TELL,
             number=unknown(what),
-            method=method,
+            method=f"{method}, {evidence.rows_text}",
             sentence=f"No compute ratio: {why}.",
             points=points,
         )

@@ -50,6 +50,7 @@ def larger_needs_data(evidence: Evidence) -> Judgement | None:
         sentence=f"Pretrained on {count(least)} images, the error of the larger model {conclusion} ({names}); "
         f"on {count(most)} images it is {higher_or_lower(last)}.",
         points=tuple(used),
+        needs_seeds=True,
     )
 
 
@@ -97,6 +98,7 @@ def overtakes_with_data(evidence: Evidence) -> Judgement | None:
         method=f"best variants at each size, {evidence.seed_text}",
         sentence=f"By the best variants, {ends} {higher_or_lower(last)}{where}{_uncertainty(verdict, first, *names)}.",
         points=tuple(p for pair in best for group in pair for p in group),
+        needs_seeds=True,
     )
 
 

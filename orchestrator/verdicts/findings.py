@@ -150,10 +150,12 @@ def claims_table(findings: Findings) -> pd.DataFrame:
             "method": claim.method,
             "rows": len(claim.runs),
             "sentence": claim.sentence,
+            "provisional": claim.provisional,
         }
         for claim in findings.claims
     ]
     names = ["claim", "says", "view", "headline", "verdict", "value", "low", "high", "unit", "method", "rows", "sentence"]
+    names.append("provisional")
     return pd.DataFrame(rows, columns=names)
 
 
@@ -161,7 +163,11 @@ def as_text(findings: Findings) -> str:
     """The headline verdicts and the forecasts for a terminal, one per line."""
     headlines = [claim for claim in findings.claims if claim.headline]
     width = max((len(claim.says) for claim in headlines), default=0)
-    lines = [f"{claim.verdict!s:<11}  {claim.says:<{width}}  {claim.number}  ({claim.view})" for claim in headlines]
+    marks = [", provisional" if claim.provisional else "" for claim in headlines]
+    lines = [
+        f"{claim.verdict!s:<11}  {claim.says:<{width}}  {claim.number}  ({claim.view}{mark})"
+        for claim, mark in zip(headlines, marks, strict=True)
+    ]
     lines += [_forecast_line(forecast) for forecast in findings.forecasts]
     return "\n".join(lines)
 

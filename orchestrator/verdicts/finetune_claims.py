@@ -57,6 +57,7 @@ def few_epochs_suffice(evidence: Evidence, frame: pd.DataFrame) -> Judgement | N
         f"{conclusion}.",
         points=(),
         runs=tuple(used["run_id"]),
+        needs_seeds=len(pairs) < 2,
     )
 
 

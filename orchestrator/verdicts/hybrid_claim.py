@@ -1,4 +1,7 @@
-"""The claim about hybrids: at equal compute they have a lower error than the challenger while small, but not when large."""
+"""The claim about hybrids: at equal compute they have a lower error than the challenger while small, but not when large.
+
+That an advantage is gone cannot be shown by a failure to detect it: it is gone if the whole interval is below a margin.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import numpy as np
 
 from orchestrator import laws
 from orchestrator.laws import Law
+from orchestrator.laws.draws import Width, combined_freedom
 from orchestrator.results.summary import family_name, flops_text
 from orchestrator.verdicts.answers import Measure, Verdict
 from orchestrator.verdicts.compute_ratio_claims import curve_pair
 from orchestrator.verdicts.differences import higher_or_lower
 from orchestrator.verdicts.evidence import Evidence
-from orchestrator.verdicts.verdict_rules import Judgement, is_above, unknown
+from orchestrator.verdicts.verdict_rules import Judgement, compare, is_above, unknown
+
+GONE = 0.05  # an advantage (share of the error) that is below this has vanished
 
 
 def hybrid_advantage_vanishes(evidence: Evidence) -> Judgement | None:
@@ -32,15 +38,17 @@ def hybrid_advantage_vanishes(evidence: Evidence) -> Judgement | None:
         )
     common = _common_range(*pair.laws)
     small, large, shrinkage = _gaps(*pair.laws, np.array(common), claims.level, what)
+    margin = 100 * GONE
+    is_gone = compare(large, margin, holds_above=False)
     verdict = Verdict.CANNOT_TELL
-    if is_above(0, small.high) or is_above(large.low, 0):
+    if is_above(0, small.high) or is_gone is Verdict.FAILS:
         verdict = Verdict.FAILS
-    elif is_above(small.low, 0) and is_above(shrinkage.low, 0):
+    elif is_above(small.low, 0) and is_above(shrinkage.low, 0) and is_gone is Verdict.HOLDS:
         verdict = Verdict.HOLDS
     start, end = (flops_text(value) for value in common)
     sentence = (
         f"By {pair.forms}, at {start} the error of {challenger} is {higher_or_lower(small)} than that of {hybrid}, "
-        f"and at {end} it is {higher_or_lower(large)}."
+        f"and at {end} it is {higher_or_lower(large)}; below {margin:g}% counts as gone."
     )
     return Judgement(
         verdict=verdict,
@@ -61,10 +69,11 @@ def _gaps(first: Law, second: Law, ends: np.ndarray, level: float, what: str) ->
     """The relative difference of error at both ends, and by how much it shrinks, with intervals from the laws' draws."""
     middle = np.log(first.predict(ends)) - np.log(second.predict(ends))
     drawn = laws.log_gap_draws(first, second, ends)
-    tails = ((1 - level) / 2, (1 + level) / 2)
+    parts = laws.log_draws(first, ends), laws.log_draws(second, ends)
+    width = Width.of(level, combined_freedom(parts, (first.draws.freedom, second.draws.freedom)))
 
     def measure(name: str, value: float, draws: np.ndarray) -> Measure:
-        low, high = np.quantile(draws, tails)
+        low, high = width.interval(draws, value)
         percents = [100 * math.expm1(v) for v in (value, low, high)]
         return Measure(what=name, value=percents[0], low=percents[1], high=percents[2], unit="%")
 

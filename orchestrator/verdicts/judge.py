@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from orchestrator.results.summary import family_name
+from orchestrator.results.summary import count, family_name
 from orchestrator.spec.claims import ClaimName, Claims
 from orchestrator.verdicts import compute_ratio_claims, data_claims, finetune_claims, hybrid_claim, saturation_claim
-from orchestrator.verdicts.answers import ClaimVerdict
+from orchestrator.verdicts.answers import ClaimVerdict, CurvePoint, Verdict
 from orchestrator.verdicts.evidence import Evidence
 from orchestrator.verdicts.verdict_rules import Judgement, all_runs
 
@@ -50,25 +50,41 @@ def judge(frame: pd.DataFrame, evidence: Sequence[Evidence], claims: Claims) -> 
     """The verdicts on every selected claim (by default all) in every view with rows for it, headlines first."""
     result: list[ClaimVerdict] = []
     for name in claims.check or JUDGES:
-        judgements = [(e.view.name, answer) for e in evidence if (answer := JUDGES[name](e, frame)) is not None]
-        views = [view for view, _ in judgements]
+        judgements = [(e, answer) for e in evidence if (answer := JUDGES[name](e, frame)) is not None]
+        views = [e.view.name for e, _ in judgements]
         headline_view = claims.on.get(name, views[0] if views else "")
-        verdicts = [_verdict(name, claims, view, answer) for view, answer in judgements]
+        verdicts = [_verdict(name, e, answer) for e, answer in judgements]
         marked = [replace(verdict, headline=verdict.view == headline_view) for verdict in verdicts]
         result += sorted(marked, key=lambda verdict: not verdict.headline)
     return tuple(result)
 
 
-def _verdict(name: ClaimName, claims: Claims, view: str, answer: Judgement) -> ClaimVerdict:
+def _verdict(name: ClaimName, evidence: Evidence, answer: Judgement) -> ClaimVerdict:
+    settle = _settle(answer.points or evidence.of(evidence.claims.challenger)) if _is_provisional(evidence, answer) else ""
     return ClaimVerdict(
         name=name,
-        says=claim_text(name, claims),
-        view=view,
+        says=claim_text(name, evidence.claims),
+        view=evidence.view.name,
         headline=False,
         verdict=answer.verdict,
         number=answer.number,
         parts=answer.parts,
-        method=answer.method,
+        method=f"{answer.method}; provisional: {settle}" if settle else answer.method,
         sentence=answer.sentence,
         runs=all_runs(answer.points, answer.runs),
+        provisional=bool(settle),
+        settle=settle,
     )
+
+
+def _is_provisional(evidence: Evidence, answer: Judgement) -> bool:
+    return evidence.is_assumed and answer.needs_seeds and answer.verdict is not Verdict.CANNOT_TELL
+
+
+def _settle(points: Sequence[CurvePoint]) -> str:
+    """The two runs that would measure the spread between seeds: a second seed of the smallest and of the largest model."""
+    ordered = sorted(points, key=lambda p: (p.params, p.dataset_size, p.variant))
+    if not ordered:
+        return "no run was repeated with a second seed"
+    ends = dict.fromkeys(f"{p.variant} on {count(p.dataset_size)} images" for p in (ordered[0], ordered[-1]))
+    return f"run {' and '.join(ends)} with a second seed to measure the spread"

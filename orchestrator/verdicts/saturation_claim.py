@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from orchestrator import laws
+from orchestrator.laws.draws import Width
 from orchestrator.results.summary import family_name, flops_text
 from orchestrator.verdicts.answers import Measure, Verdict
 from orchestrator.verdicts.curves import compute_points, curve
@@ -34,10 +35,11 @@ def no_saturation(evidence: Evidence) -> Judgement | None:
         )
     end = over_compute.law.x_range[1]
     x = np.array([end / math.sqrt(2), end * math.sqrt(2)])
-    value = 1 - float(np.divide(*over_compute.law.predict(x)[::-1]))
-    tails = ((1 - claims.level) / 2, (1 + claims.level) / 2)
-    low, high = np.quantile(1 - np.exp(np.diff(laws.log_draws(over_compute.law, x), axis=1)[:, 0]), tails)
-    number = Measure(what=what, value=100 * value, low=100 * float(low), high=100 * float(high), unit="%")
+    change = float(np.diff(np.log(over_compute.law.predict(x)))[0])
+    drawn = np.diff(laws.log_draws(over_compute.law, x), axis=1)[:, 0]
+    low, high = Width.of(claims.level, over_compute.law.draws.freedom).interval(drawn, change)
+    value, least, most = (-100 * math.expm1(end) for end in (change, high, low))
+    number = Measure(what=what, value=value, low=least, high=most, unit="%")
     verdict = compare(number, 100 * claims.saturated_gain)
     conclusion = {
         Verdict.HOLDS: "it is not saturated in this range",

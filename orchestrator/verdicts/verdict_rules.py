@@ -20,6 +20,7 @@ class Judgement:
     sentence: str
     points: tuple[CurvePoint, ...]
     runs: tuple[str, ...] = ()  # rows that are not part of a point
+    needs_seeds: bool = False  # the interval rests on the spread between seeds, measured or assumed
 
 
 def is_above(value: float, limit: float) -> bool:
