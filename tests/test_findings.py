@@ -208,3 +208,21 @@ def test_each_family_has_its_own_spread_between_seeds() -> None:
     spread = {c.family: {round(p.spread, 3) for p in c.points} for c in curves}
     assert max(spread["vit"]) < 0.02
     assert min(spread["resnet"]) > 0.1
+
+
+@pytest.mark.parametrize("sizes", [[1000, 2000, 4000, 8000, 16000, 32000, 64000], [1000, 8000, 64000]])
+def test_the_data_ratio_is_known_beside_the_compute_ratio(sizes: list[int]) -> None:
+    """ViT needs four times the images; with few sizes the ratio is that of fronts."""
+    random = np.random.default_rng(1)
+    rows = [
+        row(family, variant, n, 0.6 * (n / factor / 1000) ** -0.3 * math.exp(0.005 * random.standard_normal()))
+        for family, variant, factor in (("vit", "S/16", 4.0), ("resnet", "R1", 1.0))
+        for n in sizes
+    ]
+    result = findings.findings(frame(rows), study_with(form="M1"))
+    found = next(c for c in result.comparisons if c.axis == "dataset_size")
+    assert (found.first, found.second) == ("vit", "resnet")
+    assert found.ratio.value == pytest.approx(4, rel=0.1)
+    assert found.ratio.low <= found.ratio.value <= found.ratio.high
+    parts = headline(result, "overtakes_with_data").parts
+    assert any("images of ViT over ResNet at equal error" in part.what for part in parts)

@@ -103,7 +103,11 @@ def _chart(findings: Findings, view: View, axis: Axis, curves: list[Curve]) -> C
 
 def _title(findings: Findings, view: View) -> str:
     """The compute ratio of two families by the laws of this view, if there is one."""
-    ratios = [c for c in findings.comparisons if c.view == view.name and c.method != "fronts" and math.isfinite(c.ratio.value)]
+    ratios = [
+        c
+        for c in findings.comparisons
+        if c.view == view.name and c.axis == "pretrain_flops" and c.method != "fronts" and math.isfinite(c.ratio.value)
+    ]
     if not ratios:
         return f"{view.name}: error against pretraining compute"
     first, second, ratio = family_name(ratios[0].first), family_name(ratios[0].second), ratios[0].ratio

@@ -128,13 +128,17 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How many times the compute of `second` the family `first` needs at equal error. method: a form's name, or "fronts"."""
+    """How many times the compute (or images: `axis`) of `second` the family `first` needs at equal error.
+
+    method: a form's name, or "fronts"; for images also "M2 laws over images" or "fronts over images".
+    """
 
     view: str
     first: str
     second: str
     method: str
     ratio: Ratio
+    axis: Axis = "pretrain_flops"
 
 
 @dataclass(frozen=True, kw_only=True)

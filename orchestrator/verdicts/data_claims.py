@@ -13,6 +13,7 @@ import numpy as np
 from orchestrator.results.summary import count, family_name
 from orchestrator.verdicts.answers import CurvePoint, Measure, Verdict
 from orchestrator.verdicts.curves import longest
+from orchestrator.verdicts.data_ratio import ratio_measures
 from orchestrator.verdicts.differences import Gap, best_variant, difference, higher_or_lower, mean_gap
 from orchestrator.verdicts.evidence import Evidence
 from orchestrator.verdicts.verdict_rules import Judgement, compare, is_above
@@ -94,7 +95,7 @@ def overtakes_with_data(evidence: Evidence) -> Judgement | None:
     return Judgement(
         verdict=verdict,
         number=last,
-        parts=(first, crossing),
+        parts=(first, crossing, *ratio_measures(evidence)),
         method=f"best variants at each size, {evidence.seed_text}",
         sentence=f"By the best variants, {ends} {higher_or_lower(last)}{where}{_uncertainty(verdict, first, *names)}.",
         points=tuple(p for pair in best for group in pair for p in group),

@@ -124,10 +124,11 @@ def gather(frame: pd.DataFrame, view: View, claims: Claims) -> Evidence:
     rows = rows.assign(
         epochs=snap(rows["epochs"], SAME_BUDGET), variant=[model for model, _ in names], recipe=[label for _, label in names]
     )
-    candidates = [_point(part, view) for _, part in rows.groupby(PRETRAINING, sort=True, dropna=False)]
-    points = [point for point in candidates if point is not None]
+    found = (_point(part, view) for _, part in rows.groupby(PRETRAINING, sort=True, dropna=False))
+    points = [point for point in found if point is not None]
     seeds = SeedSpread.measure(points, claims)
-    choice = choose_recipes([replace(p, spread=math.hypot(p.noise, seeds.of(p.family))) for p in points])
+    candidates = [replace(p, spread=math.hypot(p.noise, seeds.of(p.family))) for p in points]
+    choice = choose_recipes(candidates, is_measured=math.isfinite(seeds.freedom))
     return Evidence(
         view=view,
         points=tuple(sorted(choice.points, key=lambda p: (p.family, p.pretrain_flops, p.dataset_size, p.variant, p.seed))),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from orchestrator.spec.schema import Study
 from orchestrator.verdicts.answers import Comparison, Curve, Findings, Forecast, RowRule
 from orchestrator.verdicts.compute_ratio_claims import curve_pair, front_ratio_of
 from orchestrator.verdicts.curves import compute_points, curve, data_points
+from orchestrator.verdicts.data_ratio import data_ratio
 from orchestrator.verdicts.evidence import Evidence, gather
 from orchestrator.verdicts.forecast import forecasts, settle
 from orchestrator.verdicts.judge import judge
@@ -85,17 +87,20 @@ def _comparisons(evidence: Evidence, *, every_form: bool) -> Iterator[Comparison
     claims = evidence.claims
     forms = dict.fromkeys([claims.form, *(FORMS_COMPARED if every_form else ())])
     for first in (claims.rival, claims.hybrid):
-        common = {"view": evidence.view.name, "first": first, "second": claims.challenger}
+        common = partial(Comparison, view=evidence.view.name, first=first, second=claims.challenger)
         for form in forms:
             pair = curve_pair(evidence, first, claims.challenger, form)
             if pair is not None and pair.laws is not None:
-                yield Comparison(**common, method=form, ratio=laws.compute_ratio(*pair.laws, level=claims.level))
+                yield common(method=form, ratio=laws.compute_ratio(*pair.laws, level=claims.level))
         pair = curve_pair(evidence, first, claims.challenger, "M1")
         if pair is not None:
             try:
-                yield Comparison(**common, method="fronts", ratio=front_ratio_of(pair, claims.level))
+                yield common(method="fronts", ratio=front_ratio_of(pair, claims.level))
             except LawError:  # no finite compute or error: nothing to compare
                 continue
+    by_images = data_ratio(evidence)
+    if by_images is not None:
+        yield by_images
 
 
 def as_data(findings: Findings) -> dict[str, Any]:

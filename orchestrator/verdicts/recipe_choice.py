@@ -20,6 +20,7 @@ from orchestrator.verdicts.answers import CurvePoint, LeftOut
 SWEPT = re.compile(r"[A-Za-z_][\w.]*=\S+")  # `lr=1e-3`, as names of variants have it where a recipe key is an axis
 DRAWS = 2000
 SEED = 20224
+MIN_TREND_FREEDOM = 3
 Sweeps: TypeAlias = dict[tuple[Hashable, ...], dict[str, list[CurvePoint]]]  # setting -> recipe -> its seeds
 
 
@@ -45,17 +46,22 @@ def setting(point: CurvePoint) -> tuple[Hashable, ...]:
     return (point.family, point.variant, point.dataset, point.dataset_size, str(point.epochs))
 
 
-def choose_recipes(points: Sequence[CurvePoint]) -> RecipeChoice:
-    """The points with the best recipe of each setting, with their optimism."""
+def choose_recipes(points: Sequence[CurvePoint], *, is_measured: bool = True) -> RecipeChoice:
+    """The points with the best recipe of each setting, with their optimism.
+
+    is_measured: the spread between seeds is known; else the noise is that of the best points about a power law, if it can be
+    determined.
+    """
     sweeps: Sweeps = {}
     for point in points:
         sweeps.setdefault(setting(point), {}).setdefault(point.recipe, []).append(point)
     effects = {family: FamilyEffects.of(_of_family(sweeps, family)) for family in {str(key[0]) for key in sweeps}}
+    noise = {} if is_measured else {family: noise_about_trend(_best_points(_of_family(sweeps, family))) for family in effects}
     kept: list[CurvePoint] = []
     left_out: list[LeftOut] = []
     for key, recipes in sweeps.items():
         best = min(sorted(recipes), key=lambda label: _mean(recipes[label]))
-        bias = optimism(recipes, effects[str(key[0])])
+        bias = optimism(recipes, effects[str(key[0])], noise.get(str(key[0])))
         kept += [replace(p, optimism=bias) for p in recipes[best]]
         left_out += [
             LeftOut(family=p.family, variant=p.variant, dataset_size=p.dataset_size, runs=p.runs, reason=f"{best} is better")
@@ -88,7 +94,7 @@ class FamilyEffects:
         return FamilyEffects(recipes=means, scatter=math.sqrt(squares / freedom) if freedom > 0 else 0.0)
 
 
-def optimism(recipes: Mapping[str, Sequence[CurvePoint]], effects: FamilyEffects) -> float:
+def optimism(recipes: Mapping[str, Sequence[CurvePoint]], effects: FamilyEffects, noise_of_run: float | None = None) -> float:
     """By how much (log error, from 0) the best of these candidates is expected to look better than it is.
 
     The candidates' errors without noise are estimated by shrinking them to the family's effects, by the share of the scatter
@@ -96,7 +102,7 @@ def optimism(recipes: Mapping[str, Sequence[CurvePoint]], effects: FamilyEffects
     the best is chosen again. Noise is not larger than the scatter.
     """
     labels = list(recipes)
-    noise = np.minimum([_noise(recipes[label]) for label in labels], effects.scatter)
+    noise = np.minimum([_noise(recipes[label], noise_of_run) for label in labels], effects.scatter)
     if len(labels) < 2 or not (noise > 0).any():
         return 0.0
     expected = np.array([effects.recipes[label] for label in labels])
@@ -114,8 +120,27 @@ def _deviations(recipes: Mapping[str, Sequence[CurvePoint]]) -> dict[str, float]
     return {label: value - middle for label, value in means.items()} if len(means) > 1 else {}
 
 
-def _noise(group: Sequence[CurvePoint]) -> float:
+def _best_points(sweeps: Sequence[Mapping[str, Sequence[CurvePoint]]]) -> list[CurvePoint]:
+    return [p for recipes in sweeps for p in min(recipes.values(), key=_mean)]
+
+
+def noise_about_trend(points: Sequence[CurvePoint]) -> float | None:
+    """Standard deviation of log error about a power law of compute and data; None if three degrees of freedom are missing."""
+    known = [p for p in points if p.pretrain_flops > 0]
+    if not known:
+        return None
+    x = np.log([[math.e, p.pretrain_flops, p.dataset_size] for p in known])
+    log_y = np.log([p.error for p in known])
+    slopes, _, rank, _ = np.linalg.lstsq(x, log_y, rcond=1e-9)
+    rest = log_y - x @ slopes
+    freedom = len(known) - int(rank)
+    return math.sqrt(float(rest @ rest) / freedom) if freedom >= MIN_TREND_FREEDOM else None
+
+
+def _noise(group: Sequence[CurvePoint], noise_of_run: float | None) -> float:
     """Standard deviation of the mean log error over seeds, without the noise of the test set that all recipes share."""
+    if noise_of_run is not None:
+        return noise_of_run / math.sqrt(len(group))
     seeds = float(np.mean([max(p.spread**2 - p.noise**2, 0.0) for p in group]))
     return math.sqrt(seeds / len(group))
 
