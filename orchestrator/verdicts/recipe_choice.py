@@ -56,7 +56,7 @@ def choose_recipes(points: Sequence[CurvePoint], *, is_measured: bool = True) ->
     for point in points:
         sweeps.setdefault(setting(point), {}).setdefault(point.recipe, []).append(point)
     effects = {family: FamilyEffects.of(_of_family(sweeps, family)) for family in {str(key[0]) for key in sweeps}}
-    noise = {} if is_measured else {family: noise_about_trend(_best_points(_of_family(sweeps, family))) for family in effects}
+    noise = {} if is_measured else {family: _noise_of_best(_of_family(sweeps, family)) for family in effects}
     kept: list[CurvePoint] = []
     left_out: list[LeftOut] = []
     for key, recipes in sweeps.items():
@@ -120,8 +120,12 @@ def _deviations(recipes: Mapping[str, Sequence[CurvePoint]]) -> dict[str, float]
     return {label: value - middle for label, value in means.items()} if len(means) > 1 else {}
 
 
-def _best_points(sweeps: Sequence[Mapping[str, Sequence[CurvePoint]]]) -> list[CurvePoint]:
-    return [p for recipes in sweeps for p in min(recipes.values(), key=_mean)]
+def _noise_of_best(sweeps: Sequence[Mapping[str, Sequence[CurvePoint]]]) -> float | None:
+    """The noise of a run, from the scatter of the best points: the best of k equal runs scatters less than a single one."""
+    spread = noise_about_trend([p for recipes in sweeps for p in min(recipes.values(), key=_mean)])
+    tried = round(float(np.mean([len(recipes) for recipes in sweeps])))
+    drawn = np.random.default_rng(SEED).standard_normal((DRAWS, tried))
+    return None if spread is None else spread / float(drawn.min(axis=1).std())
 
 
 def noise_about_trend(points: Sequence[CurvePoint]) -> float | None:
