@@ -95,9 +95,7 @@ class Notifier:
         while (body := self._waiting.get()) is not None:
             try:
                 self._deliver(json.dumps(body).encode())
-            except (
-                Exception
-            ) as error:  # the study continues. The error's text may contain the address
+            except Exception as error:  # the study continues. The error's text may contain the address
                 log.warning("the webhook did not receive the event %s: %s", body["event"], type(error).__name__)
 
     def _deliver(self, data: bytes) -> None:

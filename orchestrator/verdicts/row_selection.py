@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.laws.points import DECADE_TOLERANCE, MIN_DECADES, MIN_POINTS
+from orchestrator.laws.points import FACTOR_TOLERANCE, MIN_POINTS, SHORT_FACTOR
 from orchestrator.laws.tolerance import count_distinct
 from orchestrator.results.summary import SAME_BUDGET, count
 from orchestrator.verdicts.answers import CurvePoint, LeftOut
@@ -61,7 +61,7 @@ def makes_curve(points: Sequence[CurvePoint]) -> bool:
     flops = [p.pretrain_flops for p in points]
     if count_distinct(flops) < MIN_POINTS:
         return False
-    return math.log10(max(flops) / min(flops)) >= MIN_DECADES - DECADE_TOLERANCE
+    return max(flops) / min(flops) >= SHORT_FACTOR * (1 - FACTOR_TOLERANCE)
 
 
 Step = tuple[Curves, str, Callable[[CurvePoint], str]]

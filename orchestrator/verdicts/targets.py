@@ -50,7 +50,8 @@ def target_run(target: Target, study: Study, points: Sequence[CurvePoint]) -> Ta
     else:
         resolution = study.pretrain.resolution if study.pretrain.models else RESOLUTION
         spec = study.datasets.get(study.pretrain.data)
-        classes = CLASSES if spec is None else spec.classes if isinstance(spec, ExternalData) else generated.classes(spec)
+        stated = None if spec is None else spec.classes if isinstance(spec, ExternalData) else generated.classes(spec)
+        classes = stated or CLASSES
         family, params = model.family, count_params(model, resolution, classes)
         flops = float(TRAIN_FACTOR * forward_flops(model, resolution, classes))
     run_flops = flops * epochs * target.dataset_size
