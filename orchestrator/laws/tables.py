@@ -43,8 +43,8 @@ def comparable(frame: pd.DataFrame) -> pd.DataFrame:
     """A study's finished rows with a column `what` (task, fine-tune epochs, shots): rows of equal `what` can form a curve."""
     is_known = frame["error"].notna() | frame["upstream_loss"].notna()  # a language model has a loss only
     done = frame[(frame["status"] == "DONE") & is_known]
-    epochs = done["finetune_epochs"].map(lambda e: "" if pd.isna(e) else f", {e:g} epochs")
-    shots = done["shots"].map(lambda n: "" if pd.isna(n) else f", {summary.shots_text(n)}")
+    epochs = done["finetune_epochs"].map(lambda e: "" if pd.isna(e) else f", {e:g} epochs").astype(str)  # also without rows
+    shots = done["shots"].map(lambda n: "" if pd.isna(n) else f", {summary.shots_text(n)}").astype(str)
     return done.assign(what=(done["task"] + epochs + shots).where(done["task"] != "", "upstream"))
 
 
@@ -110,7 +110,7 @@ def _share_floors(groups: list[tuple[dict[str, str], Rows]], choices: FitChoices
             fits, refused = {}, _reason(error)
         fitted |= {(first, *rest): GroupLaw(keys={}, law=fits.get(first), refused=refused) for first in members}
     results = [fitted[tuple(keys.values()) or ("",)] for keys, _ in groups]
-    return [GroupLaw(keys=keys, law=found.law, refused=found.refused) for (keys, _), found in zip(groups, results, strict=True)]
+    return [GroupLaw(keys=keys, law=law.law, refused=law.refused) for (keys, _), law in zip(groups, results, strict=True)]
 
 
 def _reason(error: LawError) -> str:

@@ -61,13 +61,16 @@ def replaced_charts(findings: Findings) -> set[str]:
 
 
 def held_out_test(law: Law) -> HeldOutTest | None:
-    """The law's form fitted without its largest points and tested on them; None if too few points are left."""
+    """The same law (its form, or the average of `auto`) fitted without its largest points and tested on them.
+
+    None if too few points are left.
+    """
     x = law.points.first
     cut = float(x.max() / HELD_OUT)
     before, after = law.points.part(x <= cut), law.points.part(x > cut)
     runs = None if before.runs is None else [int(run) for run in before.runs]
     try:
-        refitted = laws.fit(before.x, before.y, law.form, before.weights, runs=runs)
+        refitted = laws.fit(before.x, before.y, "auto" if law.members else law.form, before.weights, runs=runs)
     except laws.LawError:
         return None
     log_errors = np.log(after.y) - np.log(refitted.predict(after.x))
