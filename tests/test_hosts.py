@@ -101,7 +101,7 @@ def test_a_killed_controller_and_a_driver_that_was_taken_over(undisturbed: tuple
     write_json(storage / "studies/tiny/lease.json", taken_over)
     end = driver.communicate(timeout=60)[0]
     assert driver.returncode == 5
-    assert "another driver has taken the study over" in end
+    assert "another driver has taken over the study" in end
     within(10, lambda: alive(family))
 
     assert_ends_like(start(study, storage), storage, reference)
