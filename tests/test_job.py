@@ -90,7 +90,7 @@ def test_a_study_through_ray_job_submit(head: tuple[str, dict[str, str], str], w
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     frame = results.collect(tmp_path / "runs", "tiny")
     assert set(frame["status"]) == {"DONE"}
-    for text in ("/8 runs, ", "; newest ", "images/s", " left", "mlflow ui"):
+    for text in ("/8 runs", "; newest ", "mlflow ui"):  # speed and time left are shown once there is a basis for them
         assert text in done.stdout, done.stdout[-4000:]
     refused = subprocess.run(
         [*submit, str(study)],
