@@ -22,6 +22,7 @@ from orchestrator.finish import finish, forecast
 from orchestrator.plan import budget
 from orchestrator.plan.datasets import PLANNING
 from orchestrator.plan.render import plan_as_text, totals
+from orchestrator.plan.runs import Cell
 from orchestrator.prepare import (
     Prepared,
     check_addresses,
@@ -97,8 +98,8 @@ def _run(prepared: Prepared) -> ExitCode:
 
     study = prepared.file.study
     refuse_missing_indexes(prepared)
-    has_work = bool(prepared.open_cells())
-    if has_work and not on_cluster() and not study.resources.wait_minutes:
+    cells = prepared.open_cells()
+    if cells and not on_cluster() and not study.resources.wait_minutes:
         check_capacity(prepared.plan, budget.local_node())
     planned = totals(prepared.plan, []).gpu_hours
     for gpu_hours, limit in study.budget.gpu_limits:
@@ -112,7 +113,7 @@ def _run(prepared: Prepared) -> ExitCode:
     lease = Lease(prepared.store.study(study.name), on_lost=_exit_locked)
     lease.take()
     try:
-        return _drive(prepared, has_work)
+        return _drive(prepared, cells)
     finally:
         lease.release()
 
@@ -123,7 +124,8 @@ def _exit_locked() -> None:
     os._exit(ExitCode.LOCKED)
 
 
-def _drive(prepared: Prepared, has_work: bool) -> ExitCode:
+def _drive(prepared: Prepared, cells: tuple[Cell, ...]) -> ExitCode:
+    """Train the open cells, if there are any, then report. Called with the study's lease."""
     from rich.console import Console
 
     from orchestrator.execution.session import NoClusterError
@@ -135,27 +137,27 @@ def _drive(prepared: Prepared, has_work: bool) -> ExitCode:
     clear_stop(store.study(study.name))
     plan = prepared.plan_file([])
     store.write_plan(plan)
-    cells, open_cells = len(prepared.plan.cells), len(prepared.open_cells())
-    console.print(f"{study.name}: {len(plan.runs)} runs, {open_cells} of {cells} cells open, storage {store.root}")
+    all_cells = len(prepared.plan.cells)
+    console.print(f"{study.name}: {len(plan.runs)} runs, {len(cells)} of {all_cells} cells open, storage {store.root}")
     if study.targets:
         forecast(prepared)
     follow = Follow(study, store, plan, console, prepared.file.variables)
-    if has_work:
+    if cells:
         make_datasets(prepared, console)
         try:
-            _train(prepared, follow)
+            _train(prepared, cells, follow)
         except NoClusterError as error:
             print(f"error: {error}", file=sys.stderr)
             follow.notifier.send("failed", Counter(), reason=str(error))
             follow.notifier.close()
             return ExitCode.NO_CLUSTER
-    states = finish(prepared, follow, started, has_worked=has_work)
+    states = finish(prepared, follow, started, has_worked=bool(cells))
     if set(states) <= {State.DONE}:
         return ExitCode.DONE
     return ExitCode.OVER_BUDGET if states[State.BUDGET] else ExitCode.SOME_FAILED
 
 
-def _train(prepared: Prepared, follow: Follow) -> None:
+def _train(prepared: Prepared, cells: tuple[Cell, ...], follow: Follow) -> None:
     """Work through the open bundles on the cluster. Raises NoClusterError."""
     from orchestrator.execution.capacity import concurrency, wait_for_capacity
     from orchestrator.execution.launch import launch
@@ -163,7 +165,6 @@ def _train(prepared: Prepared, follow: Follow) -> None:
     from orchestrator.execution.signals import stopping
 
     study, store = prepared.file.study, prepared.store
-    cells = prepared.open_cells()
     with ray_session() as live_nodes:
         nodes = wait_for_capacity(prepared.plan, live_nodes, study.resources.wait_minutes)
         slots = concurrency(cells, study, nodes)

@@ -186,7 +186,7 @@ WRONG_MAPS: dict[str, tuple[dict[str, Any], str, str]] = {
     "constant result": ({"constants": {"family": "vit", "error": 0.5}}, "error", "cannot be a constant"),
     "unknown family": ({"constants": {"family": "vitt"}}, "constants.family", "did you mean vit"),
     "unknown phase": ({"constants": {"family": "vit", "phase": "zeroshot"}}, "constants.phase", "did you mean zero-shot"),
-    "factor of a text": ({"constants": {"family": "vit"}, "times": {"variant": 2}}, "times.variant", "no factor"),
+    "factor of a text": ({"constants": {"family": "vit"}, "times": {"variant": 2}}, "times.variant", "cannot be multiplied"),
     "factor of nothing": ({"constants": {"family": "vit"}, "times": {"epochs": 2}}, "times.epochs", "no such column"),
     "factor 0": ({"constants": {"family": "vit"}, "times": {"params": 0}}, "times.params", "invalid factor"),
     "no family": ({}, "family", "state it in `constants`"),

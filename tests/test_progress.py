@@ -67,6 +67,23 @@ def test_a_log_prints_a_line_at_intervals_while_nothing_changes(tmp_path: Path, 
     assert [log_gap_seconds(t) for t in (0, 400, 1e6)] == [10, 40, 300]
 
 
+def test_a_log_shows_speed_and_time_left_once_there_is_a_basis(tmp_path: Path, clock: list[float]) -> None:
+    """Four runs of one planned second each: after half of the first one in 30 s, the other 3.4 seconds take 204 s."""
+    runs = cell("vit", 1000)
+    store, log = make_store(tmp_path, runs), io.StringIO()
+    with Progress(store, plan_of(store), Console(file=log)) as shown:
+        metrics = store.run(runs[0].run_id).begin(run_record())
+        for step in (1, 5, 6):
+            with metrics.open("a") as file:
+                file.write(json.dumps({"step": step, "time": 1.0, "speed/images_per_second": 90.0}) + "\n")
+            clock[0] += 15
+            shown.refresh()
+    lines = log.getvalue().splitlines()
+    assert ["0/4 runs, 90 images/s" in line for line in lines] == [True] * 3
+    assert [" left" in line for line in lines] == [False, False, True], "the first steps of a cold process say too little"
+    assert "3 min left" in lines[-1]
+
+
 def test_gpu_hours_count_every_attempt_and_read_only_what_changed(tmp_path: Path) -> None:
     store = make_store(tmp_path, [run for seed in range(5) for run in cell("vit", 1000, seed)])
     runs = plan_of(store).runs

@@ -327,6 +327,10 @@ def test_mlflow_is_not_contacted_if_nothing_has_changed(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(mlflow_module, "mlflow_client", refuse)
     assert Follower(store, PLAN, uri).finish([report], {"runs.DONE": "3"})
+    moved = tmp_path / "mlflow.db"
+    moved.rename(tmp_path / "elsewhere.db")
+    assert not Follower(store, PLAN, uri).finish([report], {"runs.DONE": "3"}, seconds=0.2), "a deleted database is noticed"
+    (tmp_path / "elsewhere.db").rename(moved)
     report.write_text("second")
     assert not Follower(store, PLAN, uri).finish([report], {"runs.DONE": "3"}, seconds=0.2)
     report.write_text("first")

@@ -154,7 +154,7 @@ def _columns(path: Path, names: list[str], mapped: Mapped) -> dict[str, str]:
 def _check_times(table: Table) -> None:
     for ours, factor in table.times.items():
         if ours in TEXTS or not table.has(ours):
-            message = "a text has no factor" if ours in TEXTS else "there is no such column to multiply"
+            message = "a text column cannot be multiplied" if ours in TEXTS else "the table has no such column"
             numbers = [name for name in table.columns if name not in TEXTS]
             raise UserError(message, file=str(table.path), field=f"times.{ours}", allowed=", ".join(numbers))
         if not 0 < factor < math.inf:

@@ -21,7 +21,7 @@ from orchestrator.store.layout import RunFolder, Store
 from orchestrator.store.state import State
 from orchestrator.store.watch import Watch
 from orchestrator.tracking.cursor import Cursor, TrackedRun
-from orchestrator.tracking.mlflowdb import make_database
+from orchestrator.tracking.mlflowdb import is_there, make_database
 
 BATCH = 500  # metrics a request; MLflow takes at most 1000
 STATUS = {State.DONE: "FINISHED", State.PLANNED: "RUNNING", State.RUNNING: "RUNNING", State.STOPPED: "KILLED"}  # else FAILED
@@ -100,7 +100,10 @@ class Follower:
         return sent.wait(seconds)
 
     def _is_complete(self, digest: str) -> bool:
-        """Whether MLflow has every run and this report already. False while another thread is sending."""
+        """Whether MLflow has every run and this report already. False while another thread is sending.
+
+        A server is not asked whether it lost its data; a deleted sqlite file is noticed.
+        """
         if not self._lock.acquire(blocking=False):
             return False
         try:
@@ -108,7 +111,7 @@ class Follower:
                 known = self._cursor.runs.get(change.folder.run_id)
                 if not (known and known.state == change.state == State.DONE):
                     self._waiting[change.folder.run_id] = change.folder
-            return not self._waiting and self._cursor.report == digest
+            return not self._waiting and self._cursor.report == digest and is_there(expand_environment(self._uri))
         finally:
             self._lock.release()
 

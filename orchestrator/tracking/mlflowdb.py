@@ -17,10 +17,15 @@ SQLITE = "sqlite:///"
 ABANDONED_SECONDS = 3600.0  # no process is working on a partial database of this age
 
 
+def is_there(uri: str) -> bool:
+    """Whether the database exists. True for any address but a sqlite file."""
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+
+
 def make_database(uri: str) -> None:
     """Create a sqlite database that does not exist yet, at a temporary path first. Does nothing for any other address."""
     path = Path(uri.removeprefix(SQLITE))
-    if not uri.startswith(SQLITE) or path.exists():
+    if is_there(uri):
         return
     for old in path.parent.glob(f".{path.name}-*"):
         if time.time() - old.stat().st_mtime > ABANDONED_SECONDS:
